@@ -1,0 +1,213 @@
+#include "pretokenize.h"
+
+namespace bpetok {
+namespace {
+
+constexpr bool is_letter(CharClass cls) {
+    return cls == CharClass::upper || cls == CharClass::lower || cls == CharClass::letter;
+}
+
+// [^\s\p{L}\p{N}] of all three patterns
+constexpr bool is_symbol(CharClass cls) { return cls == CharClass::other || cls == CharClass::mark; }
+
+// o200k's [\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}] and [\p{Ll}\p{Lm}\p{Lo}\p{M}]; letters without case and marks are in both
+constexpr bool is_caseless(CharClass cls) { return cls == CharClass::letter || cls == CharClass::mark; }
+constexpr bool is_upper_like(CharClass cls) { return cls == CharClass::upper || is_caseless(cls); }
+constexpr bool is_lower_like(CharClass cls) { return cls == CharClass::lower || is_caseless(cls); }
+
+constexpr bool is_newline(char c) { return c == '\n' || c == '\r'; }
+
+// [^\r\n\p{L}\p{N}]: what may stand before a word in the gpt4 and gpt4o patterns
+bool is_word_prefix(const char* p, CharClass cls) {
+    return !is_letter(cls) && cls != CharClass::number && !is_newline(*p);
+}
+
+template <class Accept>
+const char* skip_class(const char* p, const char* end, Accept accept) {
+    while (p < end) {
+        const Char c = read_char(p);
+        if (!accept(c.cls)) break;
+        p += c.length;
+    }
+    return p;
+}
+
+const char* skip_letters(const char* p, const char* end) { return skip_class(p, end, is_letter); }
+const char* skip_symbols(const char* p, const char* end) { return skip_class(p, end, is_symbol); }
+const char* skip_numbers(const char* p, const char* end) {
+    return skip_class(p, end, [](CharClass cls) { return cls == CharClass::number; });
+}
+
+const char* skip_up_to_three_numbers(const char* p, const char* end) {
+    for (int i = 0; i < 3 && p < end; ++i) {
+        const Char c = read_char(p);
+        if (c.cls != CharClass::number) break;
+        p += c.length;
+    }
+    return p;
+}
+
+// Bytes of a contraction at p ('s 't 'm 'd 'll 've 're), 0 if there is none.
+template <bool kAnyCase>
+std::size_t contraction_length(const char* p, const char* end) {
+    if (end - p < 2 || *p != '\'') return 0;
+    const auto fold = [](char c) { return kAnyCase && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+    const char first = fold(p[1]);
+    if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
+    if (end - p < 3) return 0;
+    const bool long_s = p[1] == '\xC5' && p[2] == '\xBF';  // U+017F is an s when case does not count
+    if (kAnyCase && long_s) return 3;
+    const char second = fold(p[2]);
+    const bool double_letter = (first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e');
+    return double_letter ? 3 : 0;
+}
+
+struct SpaceRun {
+    const char* end;
+    const char* last;           // where its last character begins
+    const char* after_newline;  // behind its last \r or \n, nullptr without one
+};
+
+SpaceRun read_space_run(const char* p, const char* end) {
+    SpaceRun run{p, p, nullptr};
+    while (run.end < end) {
+        const Char c = read_char(run.end);
+        if (c.cls != CharClass::space) break;
+        run.last = run.end;
+        run.end += c.length;
+        if (is_newline(*run.last)) run.after_newline = run.end;
+    }
+    return run;
+}
+
+// `\s+(?!\S)|\s`: the run without its last character, which belongs to what follows; all of it at the text's end
+const char* end_of_plain_spaces(const char* p, const char* end, const SpaceRun& run) {
+    return run.end == end || run.last == p ? run.end : run.last;
+}
+
+const char* gpt2_end(const char* p, const char* end) {
+    if (const std::size_t length = contraction_length<false>(p, end)) return p + length;
+    const bool after_space = *p == ' ' && p + 1 < end;
+    const char* word = after_space ? p + 1 : p;
+    const CharClass cls = read_char(word).cls;
+    if (is_letter(cls)) return skip_letters(word, end);
+    if (cls == CharClass::number) return skip_numbers(word, end);
+    if (is_symbol(cls)) return skip_symbols(word, end);
+    return end_of_plain_spaces(p, end, read_space_run(p, end));
+}
+
+const char* gpt4_end(const char* p, const char* end) {
+    if (const std::size_t length = contraction_length<true>(p, end)) return p + length;
+    const Char first = read_char(p);
+    if (is_letter(first.cls)) return skip_letters(p, end);
+    if (first.cls == CharClass::number) return skip_up_to_three_numbers(p, end);
+    const char* rest = p + first.length;
+    if (is_word_prefix(p, first.cls) && rest < end && is_letter(read_char(rest).cls)) return skip_letters(rest, end);
+    const char* symbols_end = skip_symbols(*p == ' ' ? rest : p, end);
+    const bool has_symbols = symbols_end > (*p == ' ' ? rest : p);
+    if (has_symbols) {
+        while (symbols_end < end && is_newline(*symbols_end)) ++symbols_end;
+        return symbols_end;
+    }
+    const SpaceRun run = read_space_run(p, end);
+    if (run.end == end) return end;  // `\s++$` comes first
+    return run.after_newline ? run.after_newline : end_of_plain_spaces(p, end, run);
+}
+
+struct Word {
+    const char* end;  // where it began, if there is none
+    bool has_lower;   // by the first of the two word alternatives, which is preferred
+};
+
+// The words of o200k: `U*W+`, else `U+W*`, with U upper-like and W lower-like. Capitals that no lower-like character
+// follows are given back up to the last caseless one, which can stand for the W.
+Word read_cased_word(const char* p, const char* end) {
+    const char* caseless_end = nullptr;
+    const char* upper_end = p;
+    while (upper_end < end) {
+        const Char c = read_char(upper_end);
+        if (!is_upper_like(c.cls)) break;
+        upper_end += c.length;
+        if (is_caseless(c.cls)) caseless_end = upper_end;
+    }
+    const char* lower_end = skip_class(upper_end, end, is_lower_like);
+    if (lower_end > upper_end) return {lower_end, true};
+    if (caseless_end) return {caseless_end, true};
+    return {upper_end, false};
+}
+
+// End of `[^\r\n\p{L}\p{N}]?` and a word at p, nullptr if there is none.
+const char* gpt4o_word_end(const char* p, const char* end, const Char first) {
+    if (is_letter(first.cls)) return read_cased_word(p, end).end;
+    if (!is_word_prefix(p, first.cls)) return nullptr;
+    const char* rest = p + first.length;
+    const Word word = read_cased_word(rest, end);
+    if (word.has_lower) return word.end;
+    if (first.cls == CharClass::mark) return read_cased_word(p, end).end;  // a mark is prefix or word; word wins here
+    return word.end > rest ? word.end : nullptr;
+}
+
+const char* gpt4o_end(const char* p, const char* end) {
+    const Char first = read_char(p);
+    if (const char* word_end = gpt4o_word_end(p, end, first)) return word_end + contraction_length<true>(word_end, end);
+    if (first.cls == CharClass::number) return skip_up_to_three_numbers(p, end);
+    const char* symbols = *p == ' ' ? p + 1 : p;
+    const char* symbols_end = skip_symbols(symbols, end);
+    if (symbols_end > symbols) {
+        while (symbols_end < end && (is_newline(*symbols_end) || *symbols_end == '/')) ++symbols_end;
+        return symbols_end;
+    }
+    const SpaceRun run = read_space_run(p, end);
+    return run.after_newline ? run.after_newline : end_of_plain_spaces(p, end, run);
+}
+
+// Requires: [p, end) is valid UTF-8 and not empty.
+const char* pretoken_end(Pattern pattern, const char* p, const char* end) {
+    switch (pattern) {
+        case Pattern::gpt2: return gpt2_end(p, end);
+        case Pattern::gpt4: return gpt4_end(p, end);
+        case Pattern::gpt4o: return gpt4o_end(p, end);
+        case Pattern::none: return end;
+    }
+    throw Error("pretokenize: a pattern outside its enum");
+}
+
+}  // namespace
+
+Pattern pattern_named(Bytes name) {
+    if (name == "none") return Pattern::none;
+    if (name == "gpt2") return Pattern::gpt2;
+    if (name == "gpt4") return Pattern::gpt4;
+    if (name == "gpt4o") return Pattern::gpt4o;
+    throw Error("pretokenize: pattern must be none, gpt2, gpt4 or gpt4o, got " + std::string(name));
+}
+
+PretokenCursor::PretokenCursor(Pattern pattern, Bytes text)
+    : pattern_(pattern), position_(text.data()), segment_end_(text.data()), text_end_(text.data() + text.size()) {
+    if (pattern == Pattern::none) segment_end_ = text_end_;
+}
+
+Bytes PretokenCursor::next() {
+    const char* begin = position_;
+    if (begin == text_end_) return {};
+    if (begin == segment_end_) {
+        const char* invalid_end = start_next_segment();
+        if (invalid_end > begin) return {begin, static_cast<std::size_t>(invalid_end - begin)};
+    }
+    position_ = pretoken_end(pattern_, begin, segment_end_);
+    return {begin, static_cast<std::size_t>(position_ - begin)};
+}
+
+// Sets the segment that begins here or behind the invalid bytes here; returns the end of those.
+const char* PretokenCursor::start_next_segment() {
+    while (position_ < text_end_ && utf8_length(position_, text_end_) == 0) ++position_;
+    segment_end_ = position_;
+    while (segment_end_ < text_end_) {
+        const std::size_t length = utf8_length(segment_end_, text_end_);
+        if (length == 0) break;
+        segment_end_ += length;
+    }
+    return position_;
+}
+
+}  // namespace bpetok

@@ -1,0 +1,40 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def partial(path: Path) -> Path:
+    """The hidden name beside `path` under which it is written until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def publish(written: Path, path: Path) -> None:
+    """Gives a written and closed file its final name, durably: its bytes first, then its name."""
+    with open(written, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(written, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, where the system can."""
+    if os.name == "nt":  # Windows has no handle on a folder; its renames are journalled
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, contents: bytes) -> None:
+    """Writes a file; whoever looks sees the old one or the new one, never a part."""
+    written = partial(path)
+    try:
+        written.write_bytes(contents)
+        publish(written, path)
+    finally:
+        written.unlink(missing_ok=True)

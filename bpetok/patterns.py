@@ -1,0 +1,173 @@
+r"""The split patterns: how text is cut into pretokens before merging.
+
+| name | of | aliases |
+|---|---|---|
+| `gpt2` | GPT-2 and GPT-3 | `r50k_base`, `p50k_base`, `p50k_edit` |
+| `gpt4` | GPT-3.5 and GPT-4 | `cl100k`, `cl100k_base` |
+| `gpt4o` | GPT-4o and later | `o200k`, `o200k_base`, `o200k_harmony` |
+| `none` | no split: a text is one pretoken | |
+
+The first three run on hand-written scanners in the core, pinned to Unicode 16.0. Any other regular expression goes
+through the `regex` module as it is installed.
+
+Source of the spellings: tiktoken 0.14.0, `tiktoken_ext/openai_public.py`. Earlier spellings of gpt4 are other
+patterns: they end a text's last blank lines in other places.
+
+>>> resolve("cl100k").name
+'gpt4'
+>>> resolve(r"\w+|\s+").scanner is None
+True
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from bpetok._core import char_class, unicode_version
+from bpetok.errors import PatternError
+
+if TYPE_CHECKING:
+    import regex
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+GPT2_RELEASED = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT4 = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+GPT4O = "|".join(
+    [
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPattern:
+    """A way to cut text.
+
+    Attributes:
+        regex: the regular expression, None for no split.
+        name: the short name, where it has one.
+        scanner: the core's scanner that obeys it, None where the `regex` module has to do it.
+        unicode_version: which Unicode data decides what a letter is; None where none is asked.
+    """
+
+    regex: str | None
+    name: str | None
+    scanner: str | None
+    unicode_version: str | None
+
+    def __str__(self) -> str:
+        """The name, or the expression itself."""
+        return self.name or self.regex or "none"
+
+
+_NONE = SplitPattern(None, None, "none", None)
+_NAMED = {
+    name: SplitPattern(expression, name, name, unicode_version)
+    for name, expression in {"gpt2": GPT2, "gpt4": GPT4, "gpt4o": GPT4O}.items()
+}
+_BY_SPELLING = {pattern.regex: pattern for pattern in _NAMED.values()} | {GPT2_RELEASED: _NAMED["gpt2"]}
+_ALIASES = {
+    "gpt2": ("r50k", "r50k_base", "p50k_base", "p50k_edit"),
+    "gpt4": ("cl100k", "cl100k_base"),
+    "gpt4o": ("o200k", "o200k_base", "o200k_harmony"),
+}
+_BY_NAME = {"none": _NONE} | _NAMED | {alias: _NAMED[name] for name, aliases in _ALIASES.items() for alias in aliases}
+
+
+def resolve(pattern: str | None) -> SplitPattern:
+    """The split pattern that a name, a regular expression or None stands for.
+
+    An expression is recognised as a named pattern only by its exact spelling.
+
+    Raises:
+        PatternError: the text looks like a name but is none, or does not compile.
+    """
+    if pattern is None:
+        return _NONE
+    if pattern in _BY_NAME:
+        return _BY_NAME[pattern]
+    if pattern in _BY_SPELLING:
+        return _BY_SPELLING[pattern]
+    if re.fullmatch(r"[\w-]*", pattern):
+        near = difflib.get_close_matches(pattern, _BY_NAME, n=1)
+        raise PatternError(
+            f"pattern: must be a known name or a regular expression, got {pattern!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(_NAMED)} and none",
+        )
+    compile_regex(pattern)
+    return SplitPattern(pattern, None, None, "regex module")
+
+
+@lru_cache(maxsize=32)
+def compile_regex(expression: str) -> regex.Pattern[str]:
+    """The expression, compiled by the `regex` module.
+
+    Raises:
+        PatternError: it does not compile.
+    """
+    import regex
+
+    try:
+        return regex.compile(expression)
+    except (regex.error, RecursionError) as error:
+        raise PatternError(f"pattern: {expression!r} does not compile: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def pinned(pattern: SplitPattern) -> regex.Pattern[str]:
+    """The pattern's expression, compiled; a named one with the core's Unicode table spelled out in it.
+
+    So the letters of a named pattern are the same ones whatever Unicode data the installed `regex` has. Slower than
+    the `\\p` that it replaces: this is for `reference.py`.
+    """
+    assert pattern.regex is not None
+    if pattern.name is None:
+        return compile_regex(pattern.regex)
+    class_or_set = re.compile(r"\[[^]]*\]|\\p\{\w+\}")
+    return compile_regex(class_or_set.sub(lambda match: _with_ranges(match[0]), pattern.regex))
+
+
+def _with_ranges(expression: str) -> str:
+    ranges = re.sub(r"\\p\{(\w+)\}", lambda match: _ranges(match[1]), expression)
+    return ranges if expression[0] == "[" else f"[{ranges}]"
+
+
+@lru_cache(maxsize=16)
+def _ranges(category: str) -> str:
+    """The code points of `L`, `N`, `M`, `Lu` … as the inside of a character set."""
+    members = {"L": "123", "N": "5", "M": "4", "Lu": "1", "Lt": "1", "Ll": "2", "Lm": "3", "Lo": "3"}[category]
+    runs = re.finditer(f"[{members}]+", _char_classes())
+    return "".join(f"\\U{run.start():08x}-\\U{run.end() - 1:08x}" for run in runs)
+
+
+@lru_cache(maxsize=1)
+def _char_classes() -> str:
+    return "".join(map(str, map(char_class, range(0x110000))))
+
+
+def cut(expression: regex.Pattern[str], text: str) -> list[str]:
+    """The matches of an expression in order, and between them the text that it skips, so that nothing is lost.
+
+    >>> cut(compile_regex("[a-z]+"), "ab12cd")
+    ['ab', '12', 'cd']
+    """
+    pieces = []
+    end = 0
+    for match in expression.finditer(text):
+        pieces += [text[end : match.start()], match.group()]
+        end = match.end()
+    pieces.append(text[end:])
+    return [piece for piece in pieces if piece]

@@ -1,0 +1,106 @@
+"""train: text -> Tokenizer.
+
+The slow twin that defines the result is `BasicTokenizer.train` in `bpetok.reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bpetok import _core
+from bpetok.counts import PretokenCounts
+from bpetok.errors import DataError, VocabError
+from bpetok.tokenizer import Tokenizer
+from bpetok.vocab import Vocab
+
+Source = PretokenCounts | Path | str | bytes | Iterable[Path | str | bytes]
+Progress = Callable[[str, int], object]
+
+
+def train(
+    source: Source,
+    vocab_size: int,
+    *,
+    pattern: str | None = "gpt4",
+    special_tokens: Iterable[str] = (),
+    tie_break: str = "smallest",
+    min_count: int = 1,
+    field: str = "text",
+    name: str = "bpetok",
+    progress: Progress | None = None,
+) -> Tokenizer:
+    """Learns a vocabulary from text.
+
+    Each step merges the pair of neighbours that occurs most often; of equal ones, that with the smallest left id,
+    then right id. The result depends on the text alone: not on its order, nor on how files are cut to read them.
+
+    Args:
+        source: one text or many: `str` and `bytes` are text, `pathlib.Path` names a text file (read in chunks) or a
+            `.jsonl` file of one text a line; or counts that were made before.
+        vocab_size: 256 bytes and the merges; the special tokens come on top. Fewer come out if no pair is left.
+        pattern: how text is cut: a name of `bpetok.patterns`, a regular expression, or None. Counts have their own.
+        special_tokens: texts of tokens that are never merged. They get the highest ids, in this order.
+        tie_break: "smallest", the only one here; `bpetok.reference` has "first" too.
+        min_count: a pair that occurs less often does not merge.
+        field: where a `.jsonl` row has its text.
+        name: what to call the vocabulary.
+        progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
+            call (bytes, merges). An exception of its own stops the training.
+
+    Raises:
+        VocabError: `vocab_size` is under 256, or a special token is also a token that merges.
+        DataError: the source holds no text; or a row is not as it has to be.
+        PatternError: the pattern is unknown or does not compile.
+
+    >>> tok = train("low lower lowest", vocab_size=259, pattern="gpt2")
+    >>> [tok.decode([token_id]) for token_id in range(256, 259)]
+    ['lo', 'low', ' low']
+    """
+    if vocab_size < 256:
+        raise VocabError(f"train: vocab_size must be at least 256, one for each byte, got {vocab_size}")
+    if tie_break != "smallest":
+        raise DataError(f'train: tie_break must be "smallest", got {tie_break!r}')
+    report = progress or (lambda stage, amount: None)
+    counts = source if isinstance(source, PretokenCounts) else _count(source, pattern, field, report)
+    if counts.total == 0:
+        raise DataError("train: the source must hold text, got none")
+    merges = _merge(counts, vocab_size - 256, min_count, report)
+    provenance = {
+        "trained by": f"bpetok {_core.version}",
+        "tie_break": tie_break,
+        "min_count": min_count,
+        "documents": counts.documents,
+        "bytes": counts.bytes,
+        "pretokens": counts.total,
+        "distinct pretokens": len(counts),
+    }
+    vocab = Vocab.from_merges(
+        merges, pattern=counts.split.regex, special_tokens=special_tokens, name=name, provenance=provenance
+    )
+    return Tokenizer(vocab)
+
+
+def _count(
+    source: Path | str | bytes | Iterable[Path | str | bytes], pattern: str | None, field: str, report: Progress
+) -> PretokenCounts:
+    counts = PretokenCounts(pattern)
+    for text in [source] if isinstance(source, Path | str | bytes) else source:
+        if isinstance(text, Path):
+            counts.add_file(text, field=field, progress=lambda amount: report("scan", amount))
+        else:
+            counts.add_text(text)
+            report("scan", len(text))
+    return counts
+
+
+def _merge(counts: PretokenCounts, merges: int, min_count: int, report: Progress) -> list[tuple[int, int]]:
+    done = 0
+
+    def on_progress(made: int) -> None:
+        nonlocal done
+        report("merge", made - done)
+        done = made
+
+    made = _core.train(counts.core, merges, min_count, on_progress)
+    return [(left, right) for left, right, _ in made]

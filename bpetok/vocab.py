@@ -1,0 +1,219 @@
+"""Vocab: the immutable table of a tokenizer, checked when it is made, known by its fingerprint.
+
+>>> vocab = Vocab.from_merges([(97, 98)], pattern="gpt2", special_tokens=["<|endoftext|>"])
+>>> vocab[256], dict(vocab.special_tokens), len(vocab)
+(b'ab', {'<|endoftext|>': 257}, 258)
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from bpetok import patterns
+from bpetok.errors import UnknownIdError, VocabError
+
+MAX_ID = (1 << 24) - 1  # Decoder::kMaxId in csrc/decode.h
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Vocab:
+    """Everything that decides which ids a text has.
+
+    The merges follow from the ranks: of all neighbours whose concatenation is a token, those whose concatenation has
+    the lowest rank merge first. (tiktoken's semantics, and those of the vocabularies that bpetok trains.)
+
+    Args:
+        ranks: the bytes of each token that merges, and its id, which is also its rank. Ids may leave gaps.
+        special_tokens: the text of each token that is never merged, and its id. Two may share an id (o200k_harmony
+            has such a pair), which then decodes to the first.
+        pattern: how text is cut: a name, a regular expression or None. See `bpetok.patterns`.
+        merges: the pairs of ids that training merged, in order, where they are known.
+        name: what to call it; not part of its identity.
+        provenance: where it comes from, as JSON values; not part of its identity.
+
+    Raises:
+        VocabError: a single byte is missing; a token is empty; an id is negative, above 16,777,215 or given to two
+            tokens; a special token is also a token that merges; a merge does not make a token.
+        PatternError: the pattern is unknown or does not compile.
+    """
+
+    ranks: Mapping[bytes, int]
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+    pattern: str | None = "gpt4"
+    merges: Sequence[Pair] | None = None
+    name: str = "bpetok"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Freezes and checks."""
+        object.__setattr__(self, "ranks", MappingProxyType(dict(self.ranks)))
+        object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        object.__setattr__(self, "merges", None if self.merges is None else tuple(self.merges))
+        object.__setattr__(self, "pattern", patterns.resolve(self.pattern).regex)
+        self._check_tokens()
+        self._check_special_tokens()
+        self._check_merges()
+
+    def _check_tokens(self) -> None:
+        for byte in range(256):
+            if bytes([byte]) not in self.ranks:
+                raise VocabError(f"vocab: every single byte must be a token, missing {bytes([byte])!r}")
+        if b"" in self.ranks:
+            raise VocabError(f"vocab: a token must not be empty, got id {self.ranks[b'']}")
+        ids = [*self.ranks.values(), *self.special_tokens.values()]
+        for value in (min(ids), max(ids)):
+            if not 0 <= value <= MAX_ID:
+                raise VocabError(f"vocab: an id must be in 0 to {MAX_ID}, got {value}")
+        ids = [*self.ranks.values(), *set(self.special_tokens.values())]
+        if len(self._by_id) != len(ids):
+            twice = next(value for value in self._by_id if ids.count(value) > 1)
+            raise VocabError(f"vocab: an id must belong to one token, got two for id {twice}")
+
+    def _check_special_tokens(self) -> None:
+        for text in self.special_tokens:
+            if not text:
+                raise VocabError("vocab: a special token must not be empty")
+            if text.encode() in self.ranks:
+                raise VocabError(f"vocab: a special token must not also merge, got {text!r}")
+
+    def _check_merges(self) -> None:
+        for left, right in self.merges or ():
+            if self._by_id.get(left, b"") + self._by_id.get(right, b"") not in self.ranks:
+                raise VocabError(f"vocab: a merge must make a token, got ({left}, {right})")
+
+    @classmethod
+    def from_merges(
+        cls,
+        merges: Sequence[Pair],
+        *,
+        pattern: str | None,
+        special_tokens: Iterable[str] = (),
+        name: str = "bpetok",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Vocab:
+        """The vocabulary that training gives: bytes 0 to 255, then the merges in order, then the special tokens.
+
+        Raises:
+            VocabError: as the class, and where a special token is named twice.
+        """
+        tokens = [bytes([byte]) for byte in range(256)]
+        for left, right in merges:
+            if max(left, right) >= len(tokens):
+                raise VocabError(f"vocab: a merge must join earlier tokens, got ({left}, {right}) for id {len(tokens)}")
+            tokens.append(tokens[left] + tokens[right])
+        ranks = {token: rank for rank, token in enumerate(tokens)}
+        if len(ranks) != len(tokens):
+            raise VocabError("vocab: two merges must not make the same token")
+        specials: dict[str, int] = {}
+        for text in special_tokens:
+            if text in specials:
+                raise VocabError(f"vocab: a special token must be named once, got {text!r} twice")
+            specials[text] = len(tokens) + len(specials)
+        return cls(ranks, specials, pattern, merges, name, provenance or {})
+
+    @cached_property
+    def _by_id(self) -> dict[int, bytes]:
+        by_id = {token_id: token for token, token_id in self.ranks.items()}
+        return by_id | {token_id: text.encode() for text, token_id in [*self.special_tokens.items()][::-1]}
+
+    def __getitem__(self, token_id: int) -> bytes:
+        """The bytes of an id, special tokens included.
+
+        Raises:
+            UnknownIdError: no token has the id.
+        """
+        try:
+            return self._by_id[token_id]
+        except KeyError:
+            raise UnknownIdError(f"vocab: no token has the id {token_id}") from None
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids that tokens have."""
+        return iter(self._by_id)
+
+    def __contains__(self, token_id: object) -> bool:
+        """Whether a token has this id."""
+        return token_id in self._by_id
+
+    def __len__(self) -> int:
+        """The highest id plus one, so the size of a table by id; gaps count."""
+        return max(self._by_id) + 1
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both give the same ids for every text."""
+        return isinstance(other, Vocab) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        """By fingerprint, as equality."""
+        return hash(self.fingerprint)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles by value."""
+        merges = None if self.merges is None else list(self.merges)
+        parts = (dict(self.ranks), dict(self.special_tokens), self.pattern, merges, self.name, dict(self.provenance))
+        return type(self), parts
+
+    def __repr__(self) -> str:
+        """Name, size and the start of the fingerprint."""
+        return f"<Vocab {self.name!r}: {len(self)} ids, {self.split}, {self.fingerprint[:12]}>"
+
+    @property
+    def split(self) -> patterns.SplitPattern:
+        """The split pattern, resolved."""
+        return patterns.resolve(self.pattern)
+
+    @property
+    def semantics(self) -> str:
+        """Which neighbours merge first: "rank" is by the rank of the result."""
+        return "rank"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hexadecimal, over pattern, Unicode version, bytes by id, merge semantics and special tokens.
+
+        Two vocabularies with the same fingerprint give the same ids for every text. Name and provenance are not in
+        it, nor is the order in which the tables were given.
+        """
+        digest = hashlib.sha256(b"bpetok vocab 1")
+
+        def feed(*parts: bytes) -> None:
+            for part in parts:
+                digest.update(len(part).to_bytes(8, "little") + part)
+
+        feed((self.pattern or "").encode(), (self.split.unicode_version or "").encode(), self.semantics.encode())
+        for token_id, token in sorted((rank, token) for token, rank in self.ranks.items()):
+            feed(token_id.to_bytes(4, "little"), token)
+        feed(b"special tokens")
+        for token_id, text in sorted((special, text) for text, special in self.special_tokens.items()):
+            feed(token_id.to_bytes(4, "little"), text.encode())
+        return digest.hexdigest()
+
+    def recover_merges(self) -> list[Pair]:
+        """The pair of ids that makes each token of more than one byte, in the order of the ranks.
+
+        Each is found by merging the token's bytes with the lower ranks alone, which must leave two parts.
+
+        Raises:
+            VocabError: a token cannot be reached so.
+        """
+        from bpetok.reference import merge_pretoken
+
+        if self.merges is not None:
+            return list(self.merges)
+        merges: list[Pair] = []
+        lower: dict[bytes, int] = {}
+        for token, rank in sorted(self.ranks.items(), key=lambda item: (len(item[0]) > 1, item[1])):
+            if len(token) > 1:
+                parts = merge_pretoken(token, lower)
+                if len(parts) != 2:
+                    raise VocabError(f"vocab: no merge of two tokens of lower rank makes {token!r} (id {rank})")
+                merges.append((parts[0], parts[1]))
+            lower[token] = rank
+        return merges
