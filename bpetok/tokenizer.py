@@ -344,7 +344,7 @@ class Tokenizer:
                 f"encode: the text holds the special token {special!r}, which was not allowed",
                 hint=f"allowed_special={{{special!r}}} makes it an id; disallowed_special=() takes it as text",
             )
-        return allowed & specials.keys()
+        return allowed.intersection(specials)
 
     def _parts(self, data: bytes, allowed: frozenset[str]) -> Iterator[bytes | int]:
         """The text between special tokens, and their ids, in order."""

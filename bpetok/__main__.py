@@ -1,0 +1,5 @@
+"""`python -m bpetok`: the command line."""
+
+from cli.bpetok import main
+
+main()

@@ -1,0 +1,35 @@
+"""The `lm` command line, its commands in the order of the road."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+
+import bpetok
+from cli import manners, model
+from lm import errors
+
+
+@click.group("lm", cls=manners.Road, context_settings=manners.CONTEXT)
+@click.version_option(bpetok.__version__)
+def group() -> None:
+    """Small language models: train them on shards of tokens, and sample from them.
+
+    \b
+    Examples:
+      lm quickstart                           the whole road, on the sources of Python's standard library
+      lm quickstart my.txt                    the same on your text
+      lm train gpt.toml -o runs/gpt           a run from a configuration
+      lm train runs/gpt --resume              go on with it
+      lm sample runs/gpt --prompt 'Once upon'
+    """
+
+
+for command in (model.quickstart, model.train, model.sample):
+    group.add_command(command)
+
+
+def main() -> NoReturn:
+    """The entry point."""
+    manners.run(group, {errors.ConfigError: 2, errors.CheckpointError: 4, errors.Preempted: 75})

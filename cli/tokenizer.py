@@ -1,0 +1,285 @@
+"""Commands about one tokenizer: train, encode, decode, count, info."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from cli.manners import json_option, open_tokenizer, print_json, progress, quiet_option, tokenizer_option
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bpetok import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+_input = click.argument("file", type=click.File("rb"), default="-")
+
+
+# ---- train -------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Train a tokenizer on text.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
+@click.option("--vocab-size", type=int, required=True, help="256 bytes and the merges; special tokens come on top.")
+@click.option("--pattern", default="gpt4", show_default=True, help="gpt2, gpt4, gpt4o, none, or a regular expression.")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
+@click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
+@click.option("--no-specials", is_flag=True, help=f"Do not add {END_OF_TEXT}.")
+@click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="Merge no rarer pair.")
+@click.option("--field", default="text", show_default=True, help="Where a .jsonl row has its text.")
+@json_option
+@quiet_option
+def train(
+    files: tuple[str, ...],
+    vocab_size: int,
+    pattern: str,
+    output: str,
+    special: tuple[str, ...],
+    no_specials: bool,
+    min_count: int,
+    field: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a tokenizer on text files (`-` is standard input), folders of them, or .jsonl files with a text a line.
+
+    \b
+    Examples:
+      bpetok train corpus.txt --vocab-size 32768 -o my.bpetok
+      bpetok train books/ rows.jsonl --vocab-size 8192 --pattern gpt4o --special '<|user|>' -o my.bpetok
+    """
+    import bpetok
+
+    sources = list(_sources(files))
+    specials = ([] if no_specials else [END_OF_TEXT]) + list(special)
+    with _stages(sources, vocab_size, quiet) as advance:
+        tok = bpetok.train(
+            sources,
+            vocab_size,
+            pattern=pattern,
+            special_tokens=specials,
+            min_count=min_count,
+            field=field,
+            name=Path(output).stem,
+            progress=advance,
+        )
+    tok.save(output)
+    _report_training(tok, output, vocab_size, as_json, quiet)
+
+
+def _sources(files: tuple[str, ...]) -> Iterator[Path | bytes]:
+    from bpetok.sources import expand
+
+    for file in files:
+        if file == "-":
+            yield sys.stdin.buffer.read()
+        else:
+            yield from expand([file])
+
+
+@contextmanager
+def _stages(sources: list[Path | bytes], vocab_size: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar for the text scanned, then one for the merges made."""
+    scanned = sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in sources)
+    totals = {"scan": (scanned, "B"), "merge": (vocab_size - 256, "")}
+    bars: dict[str, Callable[[float], None]] = {}
+    with ExitStack() as stack:
+
+        def advance(stage: str, amount: int) -> None:
+            if stage not in bars:
+                stack.close()
+                total, unit = totals[stage]
+                bars[stage] = stack.enter_context(progress(stage, total, unit=unit, quiet=quiet))
+            bars[stage](amount)
+
+        yield advance
+
+
+def _report_training(tok: Tokenizer, output: str, vocab_size: int, as_json: bool, quiet: bool) -> None:
+    tokens = len(tok.vocab.ranks)
+    if as_json:
+        about = {"output": output, "fingerprint": tok.fingerprint, "vocab_size": tokens, "ids": tok.n_vocab}
+        print_json(about | {"provenance": dict(tok.vocab.provenance)})
+        return
+    if tokens < vocab_size:
+        click.echo(f"no pair is left to merge: {tokens:,} tokens, not {vocab_size:,}", err=True)
+    if not quiet:
+        click.echo(
+            f"{output}: {tokens:,} tokens and {len(tok.special_tokens_set)} special, {tok.vocab.split}", err=True
+        )
+
+
+# ---- encode, decode, count ---------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Text to ids.")
+@tokenizer_option
+@click.option("--binary", is_flag=True, help="Write ids as little-endian uint32.")
+@click.option("--allow-special", multiple=True, metavar="TEXT", help="Make this special token its id; may repeat.")
+@json_option
+@_input
+def encode(tokenizer: str, binary: bool, allow_special: tuple[str, ...], as_json: bool, file: BinaryIO) -> None:
+    """Print the ids of a text, on one line. Any bytes are legal. Special tokens in the text are text.
+
+    Text is read in pieces, so its size does not matter (with --allow-special or --json it is read whole).
+
+    \b
+    Examples:
+      echo hello | bpetok encode -t gpt2
+      bpetok encode -t my.bpetok --binary big.txt > big.ids
+    """
+    tok = open_tokenizer(tokenizer)
+    _check_specials(tok, allow_special)
+    if as_json:
+        ids = tok.encode(file.read(), allowed_special=set(allow_special), disallowed_special=())
+        print_json({"ids": ids})
+    elif binary:
+        for array in _arrays(tok, file, allow_special):
+            sys.stdout.buffer.write(array.astype("<u4", copy=False).tobytes())
+    else:
+        separator = ""
+        for array in _arrays(tok, file, allow_special):
+            if len(array):
+                sys.stdout.write(separator + " ".join(map(str, array.tolist())))
+                separator = " "
+        sys.stdout.write("\n")
+
+
+def _check_specials(tok: Tokenizer, allow_special: tuple[str, ...]) -> None:
+    for text in allow_special:
+        if text not in tok.special_tokens_set:
+            known = ", ".join(sorted(tok.special_tokens_set)[:10]) or "none"
+            raise click.UsageError(f"--allow-special: must be a special token of {tok.name} ({known}), got {text!r}")
+
+
+def _arrays(tok: Tokenizer, file: BinaryIO, allow_special: tuple[str, ...]) -> Iterator[NDArray[np.uint32]]:
+    from bpetok.streams import chunks_of
+
+    if allow_special:
+        yield tok.encode_to_numpy(file.read(), allowed_special=set(allow_special), disallowed_special=())
+    else:
+        yield from tok.encode_stream(chunks_of(file))
+
+
+@click.command(short_help="Ids to text.")
+@tokenizer_option
+@click.option("--binary", is_flag=True, help="Read ids as little-endian uint32.")
+@_input
+def decode(tokenizer: str, binary: bool, file: BinaryIO) -> None:
+    """Write the bytes of ids, exactly: decimal ids between blanks, or --binary.
+
+    \b
+    Examples:
+      echo 31373 995 | bpetok decode -t gpt2
+      bpetok decode -t my.bpetok --binary big.ids > big.txt
+    """
+    from bpetok import idstreams
+
+    tok = open_tokenizer(tokenizer)
+    for ids in idstreams.read_binary(file) if binary else idstreams.read_decimal(file):
+        sys.stdout.buffer.write(tok.decode_bytes(ids))
+
+
+@click.command(short_help="How many ids a text has.")
+@tokenizer_option
+@json_option
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+def count(tokenizer: str, as_json: bool, files: tuple[str, ...]) -> None:
+    """Print how many ids each file has, and all of them together; standard input without files.
+
+    \b
+    Examples:
+      bpetok count -t gpt2 < text.txt
+      bpetok count -t my.bpetok *.txt
+    """
+    from bpetok.streams import chunks_of
+
+    tok = open_tokenizer(tokenizer)
+    counts: dict[str, int] = {}
+    for name in files or ("-",):
+        with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
+            counts[name] = sum(len(array) for array in tok.encode_stream(chunks_of(file)))
+    if as_json:
+        print_json({"files": counts, "total": sum(counts.values())})
+        return
+    if len(counts) > 1:
+        for name, tokens in counts.items():
+            click.echo(f"{tokens:>12} {name}")
+        click.echo(f"{sum(counts.values()):>12} total")
+    else:
+        click.echo(sum(counts.values()))
+
+
+# ---- info --------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="What a tokenizer, or a folder of shards, is.")
+@click.argument("what", metavar="FILE|NAME|FOLDER")
+@json_option
+def info(what: str, as_json: bool) -> None:
+    """Print what a tokenizer file, a vocabulary's name or a folder of shards stands for.
+
+    \b
+    Examples:
+      bpetok info my.bpetok
+      bpetok info gpt2 --json
+      bpetok info shards/
+    """
+    about = _about_shards(what) if os.path.isdir(what) else _about_tokenizer(open_tokenizer(what))
+    if as_json:
+        print_json(about)
+        return
+    for key, value in about.items():
+        click.echo(f"{key.replace('_', ' '):>18}  {value if isinstance(value, str) else _shown(value)}")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(one)}" for key, one in list(value.items())[:8]) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _about_tokenizer(tok: Tokenizer) -> dict[str, Any]:
+    ranks = tok.vocab.ranks
+    return {
+        "name": tok.name,
+        "ids": tok.n_vocab,
+        "tokens": len(ranks),
+        "special_tokens": dict(tok.vocab.special_tokens),
+        "pattern": str(tok.vocab.split),
+        "unicode": tok.vocab.split.unicode_version,
+        "semantics": tok.vocab.semantics,
+        "fingerprint": tok.fingerprint,
+        "longest_token": repr(max(ranks, key=len)),
+        "provenance": dict(tok.vocab.provenance),
+    }
+
+
+def _about_shards(folder: str) -> dict[str, Any]:
+    from bpetok import shards
+
+    opened = shards.open(folder)
+    about: dict[str, Any] = {
+        name: {
+            "files": len(split.arrays),
+            "ids": split.tokens,
+            "documents": split.documents,
+            "bytes of text": split.text_bytes,
+        }
+        for name, split in opened.splits.items()
+    }
+    manifest = opened.manifest
+    return about | {
+        "vocab_size": manifest.vocab_size,
+        "dtype": manifest.dtype,
+        "end_of_text": manifest.end_of_text,
+        "fingerprint": manifest.fingerprint,
+    }

@@ -1,0 +1,204 @@
+"""Batches: a split of token ids in a seeded order, every target exactly once an epoch, resumable.
+
+The stream of N ids has N - 1 targets (every id but the first). They are cut in blocks of T targets; the last
+block may be short and is filled up with targets of `IGNORE`. Each epoch has its own permutation of the
+blocks, and batches take consecutive blocks of the endless sequence epoch 0, epoch 1, ..., across the edges.
+So no batch size, context or number of processes loses or repeats a target, and the order of the data depends
+on none of them but the context.
+
+With several processes a step takes `world_size * rows` consecutive blocks and process `rank` the rank-th
+`rows` of them; the cursor counts blocks of all processes, so a run may go on with another number of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, Self, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bpetok.errors import DataError, IncompatibleError
+from lm.errors import require
+
+IGNORE = -100
+"""The target that is none: torch's own `ignore_index`."""
+
+
+class TokenSplit(Protocol):
+    """What batches read from; `bpetok.shards.Split` is one."""
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of ids."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
+        """The ids [start, stop)."""
+
+
+@final
+class Batches:
+    """An endless iterator of `(inputs_BT, targets_BT)`, int64 on the CPU.
+
+    A target is the id after its input, or `IGNORE` where the text has ended.
+
+    Args:
+        split: the ids.
+        rows: B.
+        context: T.
+        seed: of the order of the blocks.
+        position: blocks already taken, by all processes together.
+        rank: which of the processes this is, in [0, world_size).
+        world_size: the number of processes.
+
+    Raises:
+        DataError: if the split has fewer than two ids.
+        ConfigError: if a number is out of its range.
+
+    Cost: the order of an epoch takes 16 bytes of memory a block, held for one epoch.
+    """
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        *,
+        rows: int,
+        context: int,
+        seed: int,
+        position: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Reads nothing yet."""
+        require(rows >= 1, "batches: rows", "at least 1", rows)
+        require(seed >= 0, "batches: seed", "at least 0", seed)
+        require(position >= 0, "batches: position", "at least 0", position)
+        require(0 <= rank < world_size, "batches: rank", f"in [0, {world_size})", rank)
+        self.blocks = count_blocks(split, context)
+        self._split = split
+        self._rows = rows
+        self._context = context
+        self._seed = seed
+        self._position = position
+        self._rank = rank
+        self._world_size = world_size
+        self._epoch = -1
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """This process's rows of the next step."""
+        first = self._position + self._rank * self._rows
+        blocks = [self._block_at(place) for place in range(first, first + self._rows)]
+        self._position += self._rows * self._world_size
+        return _stack(self._split, blocks, self._rows, self._context)
+
+    def _block_at(self, place: int) -> int:
+        epoch, index = divmod(place, self.blocks)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, shuffled(self.blocks, self._seed, epoch)
+        return int(self._order[index])
+
+    def state(self) -> dict[str, int]:
+        """The cursor, for a checkpoint; `from_state` goes on from it with the very next block."""
+        tokens = self._split.tokens
+        return {"seed": self._seed, "position": self._position, "context": self._context, "tokens": tokens}
+
+    @classmethod
+    def from_state(
+        cls,
+        split: TokenSplit,
+        state: Mapping[str, int],
+        *,
+        rows: int,
+        context: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
+        """Batches that go on where `state` was taken; rows and world size may be others.
+
+        Raises:
+            IncompatibleError: if the split or the context is not the one the cursor counts in.
+        """
+        for name, now in (("context", context), ("tokens", split.tokens)):
+            if state[name] != now:
+                raise IncompatibleError(
+                    f"batches: {name} must be the saved {state[name]}, got {now}",
+                    hint="resume on the shards and with the context that the run began with",
+                )
+        return cls(
+            split,
+            rows=rows,
+            context=context,
+            seed=state["seed"],
+            position=state["position"],
+            rank=rank,
+            world_size=world_size,
+        )
+
+
+def count_blocks(split: TokenSplit, context: int) -> int:
+    """The number of blocks of `context` targets in a split; the last one may be short.
+
+    Raises:
+        DataError: if the split has fewer than two ids, so no target.
+    """
+    require(context >= 1, "batches: context", "at least 1", context)
+    if split.tokens < 2:
+        raise DataError(
+            f"batches: split.tokens must be at least 2, got {split.tokens}",
+            hint="one id has no next id to predict; shard a longer text, or a larger val_fraction",
+        )
+    return -(-(split.tokens - 1) // context)
+
+
+def in_order(split: TokenSplit, *, rows: int, context: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first batches of a split in the order of the text; stops early where the split ends.
+
+    Yields:
+        `(inputs_BT, targets_BT)` as `Batches` does; rows that the last batch lacks are all `IGNORE`.
+    """
+    blocks = count_blocks(split, context)
+    for first in range(0, min(blocks, rows * batches), rows):
+        yield _stack(split, range(first, min(first + rows, blocks)), rows, context)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of range(count) that `(seed, epoch)` determines, on every machine and with every numpy.
+
+    Each index gets a 64-bit key from SplitMix64, and the keys are sorted. The mix is one-to-one, so no two
+    are equal and the order does not depend on the sorting algorithm. numpy's own permutations may change
+    between versions, and a resumed run must not.
+
+    >>> shuffled(5, seed=1, epoch=0).tolist(), shuffled(5, seed=1, epoch=1).tolist()
+    ([3, 2, 4, 1, 0], [1, 2, 0, 4, 3])
+
+    Source: Vigna, splitmix64.c (prng.di.unimi.it), after Steele, Lea, Flood, *Fast splittable pseudorandom
+    number generators* (2014).
+    """
+    start = _mix(np.array([seed], dtype=np.uint64))
+    start = _mix(start + np.array([epoch], dtype=np.uint64))
+    places: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
+    keys = _mix(start + places)
+    return np.argsort(keys).astype(np.int64, copy=False)
+
+
+def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    z = z + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _stack(split: TokenSplit, blocks: list[int] | range, rows: int, context: int) -> tuple[Tensor, Tensor]:
+    inputs_BT = np.zeros((rows, context), dtype=np.int64)
+    targets_BT = np.full((rows, context), IGNORE, dtype=np.int64)
+    for row, block in enumerate(blocks):
+        start = block * context
+        ids = split.read(start, min(start + context + 1, split.tokens))
+        inputs_BT[row, : len(ids) - 1] = ids[:-1]
+        targets_BT[row, : len(ids) - 1] = ids[1:]
+    return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)

@@ -1,0 +1,282 @@
+"""Checkpoints: all that a run needs to go on bit for bit, in a folder that is whole or not there.
+
+    checkpoints/step_000500/
+      model.safetensors        the weights, by parameter name
+      optimizer.safetensors    the optimizer's tensors, by "<parameter name>.<what>"
+      state.json               the rest (`State`), the optimizer's groups, the sha256 of each file
+
+It is written under a hidden name, flushed to the disk and renamed, so a crash leaves no half checkpoint in sight.
+No pickle: loading one runs nobody's code.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from bpetok.errors import IncompatibleError
+from lm.errors import CheckpointError
+
+WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a checkpoint holds beside the tensors.
+
+    Args:
+        step: updates made.
+        tokens: targets learnt from.
+        rung: the model's name in the ladder.
+        fingerprint: of the vocabulary, sha256 in hex.
+        config: the run's config as TOML.
+        batches: the cursor, `Batches.state()`.
+        rng: the states of torch's generators in hex, `rng_state()`.
+    """
+
+    step: int
+    tokens: int
+    rung: str
+    fingerprint: str
+    config: str
+    batches: Mapping[str, int]
+    rng: Mapping[str, str]
+
+
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: int = 0) -> Path:
+    """Writes a checkpoint and takes the oldest away.
+
+    Args:
+        folder: the run's `checkpoints`.
+        model: the bare module, not a compiled one (its names would carry a prefix).
+        optimizer: over the model's parameters.
+        state: the rest.
+        keep: how many of the latest checkpoints stay; 0 for all.
+
+    Returns:
+        the new checkpoint's folder.
+    """
+    target = folder / f"step_{state.step:06d}"
+    hidden = folder / f".{target.name}.tmp"
+    shutil.rmtree(hidden, ignore_errors=True)
+    hidden.mkdir(parents=True)
+    names = _parameter_names(model, optimizer)
+    _write_tensors(hidden / WEIGHTS, model.state_dict())
+    _write_tensors(hidden / OPTIMIZER, _optimizer_tensors(names, optimizer))
+    document = {
+        "version": _VERSION,
+        **asdict(state),
+        "optimizer": _optimizer_groups(names, optimizer),
+        "sha256": {name: _sha256(hidden / name) for name in (WEIGHTS, OPTIMIZER)},
+    }
+    document["sha256"][STATE] = _sha256_of_document(document)
+    with (hidden / STATE).open("w", encoding="utf-8") as file:
+        json.dump(document, file, indent=1)
+    for path in (*hidden.iterdir(), hidden):
+        _flush(path)
+    shutil.rmtree(target, ignore_errors=True)
+    hidden.rename(target)
+    _flush(folder)
+    for old in _all(folder)[:-keep] if keep else []:
+        shutil.rmtree(old)
+    return target
+
+
+def latest(folder: Path) -> Path | None:
+    """The checkpoint with the most steps, or None where there is none."""
+    return max(_all(folder), key=_step_of, default=None)
+
+
+def read_state(checkpoint: Path) -> State:
+    """What a checkpoint holds beside the tensors, after a look at every byte of it.
+
+    Raises:
+        CheckpointError: if a file is missing or not as it was written; it is named.
+    """
+    document = _verified(checkpoint)
+    return State(**{name: document[name] for name in State.__dataclass_fields__})
+
+
+def load(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    rung: str,
+    fingerprint: str,
+) -> State:
+    """Fills a model, and an optimizer over it, with what a checkpoint holds.
+
+    Args:
+        checkpoint: its folder.
+        model: on its device; not the compiled one.
+        optimizer: None to load the weights only.
+        rung: what the model is, a name of the ladder.
+        fingerprint: of the vocabulary in use.
+
+    Returns:
+        the rest of the checkpoint.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged.
+        IncompatibleError: if it is of another rung, vocabulary, size or optimizer.
+    """
+    document = _verified(checkpoint)
+    for name, wanted in (("rung", rung), ("fingerprint", fingerprint)):
+        if document[name] != wanted:
+            message = f"{checkpoint}: {name} must be {wanted}, got {document[name]}"
+            raise IncompatibleError(message, hint="take the config and the tokenizer of the run that saved it")
+    weights = _read_tensors(checkpoint / WEIGHTS)
+    _require_same_shapes(checkpoint, weights, model.state_dict())
+    model.load_state_dict(weights)
+    if optimizer is not None:
+        names = _parameter_names(model, optimizer)
+        _require_same_groups(checkpoint, document["optimizer"], _optimizer_groups(names, optimizer))
+        _fill_optimizer(names, optimizer, _read_tensors(checkpoint / OPTIMIZER))
+    return State(**{name: document[name] for name in State.__dataclass_fields__})
+
+
+def rng_state() -> dict[str, str]:
+    """The states of torch's global generators, in hex: `cpu`, and `cuda:0`, ... where CUDA is."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+
+
+def set_rng_state(states: Mapping[str, str]) -> None:
+    """Puts the generators back; those of devices that this machine lacks are passed over."""
+    for name, text in states.items():
+        state = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
+        if name == "cpu":
+            torch.set_rng_state(state)
+        elif int(name.removeprefix("cuda:")) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, name)
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step_*") if path.name[5:].isdigit()), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def _parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
+    """The names of the parameters of each of the optimizer's groups, in the optimizer's order."""
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    return [[name_of[parameter] for parameter in group["params"]] for group in optimizer.param_groups]
+
+
+def _optimizer_tensors(names: list[list[str]], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for group_names, group in zip(names, optimizer.param_groups, strict=True):
+        for name, parameter in zip(group_names, group["params"], strict=True):
+            for what, value in optimizer.state[parameter].items():
+                tensors[f"{name}.{what}"] = value
+    return tensors
+
+
+def _optimizer_groups(names: list[list[str]], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimizer without its tensors. The rate is not in it: the schedule gives it anew at each step."""
+    keys = ("betas", "eps", "weight_decay")
+    groups = [
+        {"parameters": group_names, **{key: group[key] for key in keys if key in group}}
+        for group_names, group in zip(names, optimizer.param_groups, strict=True)
+    ]
+    # Through JSON, so that what is saved compares equal to what is read.
+    plain: dict[str, Any] = json.loads(json.dumps({"class": type(optimizer).__name__, "groups": groups}))
+    return plain
+
+
+def _fill_optimizer(names: list[list[str]], optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition(".")  # "<name>.<what>", and `what` has no dot
+        by_name.setdefault(name, {})[what] = tensor
+    order = (name for group_names in names for name in group_names)
+    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    # torch's own loader knows where each tensor has to live (the step of a fused optimizer is on the device).
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _require_same_shapes(checkpoint: Path, saved: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    for name in sorted(saved.keys() | model.keys()):
+        wanted, got = (list(tensors[name].shape) if name in tensors else None for tensors in (model, saved))
+        if wanted != got:
+            message = f"{checkpoint / WEIGHTS}: {name} must be of shape {wanted}, got {got}"
+            raise IncompatibleError(message, hint="build the model from the config that lies in the run's folder")
+
+
+def _require_same_groups(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if saved != now:
+        message = f"{checkpoint}: optimizer must be {now['class']} with the groups of this run, got another one"
+        raise IncompatibleError(message, hint="resume with the [optimizer] settings that the run began with")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    safetensors.torch.save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: must be a safetensors file, got {error}") from error
+
+
+def _verified(checkpoint: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        sums: dict[str, str] = document["sha256"]
+        right = {STATE: sums.pop(STATE) == _sha256_of_document(document)}
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint / STATE}: must be there, got no file", hint=_DAMAGED) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        right, sums, document = {STATE: False}, {}, {}
+    for name, wanted in sums.items():
+        try:
+            right[name] = _sha256(checkpoint / name) == wanted
+        except FileNotFoundError:
+            raise CheckpointError(f"{checkpoint / name}: must be there, got no file", hint=_DAMAGED) from None
+    for name, fine in right.items():
+        if not fine:
+            raise CheckpointError(f"{checkpoint / name}: must be as it was written, got other bytes", hint=_DAMAGED)
+    if document["version"] != _VERSION:
+        message = f"{checkpoint}: version must be {_VERSION}, got {document['version']}"
+        raise IncompatibleError(message, hint="it was saved by another version of lm")
+    return document
+
+
+_DAMAGED = "the checkpoint is damaged; delete its folder to go on from the one before it"
+
+
+def _sha256_of_document(document: Mapping[str, Any]) -> str:
+    """The sum of `state.json` over everything in it but the sum itself."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Makes a file, or a folder's list of names, survive a power cut."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders; NTFS keeps its own journal
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,51 @@
+"""The ladder: one rung per file, all under the contract of `contract.py`.
+
+`LADDER` maps a rung's name, as a config's `model.rung` spells it, to where it lives. Looking at the ladder is
+light: torch is imported only when a rung's `config` or `model` is asked for.
+
+>>> list(LADDER)
+['bigram', 'gpt2']
+>>> LADDER["gpt2"].adds
+'attention, depth and the published GPT-2'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from lm.models.contract import LanguageModel, RungConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rung:
+    """One rung: its place in the code, and in a few words what it adds to the rung below.
+
+    Args:
+        module: the module of the rung.
+        model_name: its model class there; the config class is the same with `Config` behind it.
+        adds: what it adds to the rung below.
+    """
+
+    module: str
+    model_name: str
+    adds: str
+
+    @property
+    def config(self) -> type[RungConfig]:
+        """The rung's own config dataclass; imports torch."""
+        return cast("type[RungConfig]", getattr(import_module(self.module), f"{self.model_name}Config"))
+
+    def build(self, config: RungConfig, vocab_size: int) -> LanguageModel:
+        """An untrained model, its weights drawn from torch's global generator; imports torch."""
+        model = getattr(import_module(self.module), self.model_name)
+        return cast("LanguageModel", model(config, vocab_size))
+
+
+LADDER = {
+    "bigram": Rung(module="lm.models.bigram", model_name="Bigram", adds="a loss, a gradient, an optimizer"),
+    "gpt2": Rung(module="lm.models.gpt2", model_name="GPT2", adds="attention, depth and the published GPT-2"),
+}
+"""Every rung by its name, from the lowest up."""

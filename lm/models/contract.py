@@ -1,0 +1,88 @@
+"""The one contract that every rung of the ladder keeps, and the legend of its tensor names.
+
+A tensor's name ends in its shape:
+
+    B batch   T time   C width   H heads   D head size   V vocab   L layers
+
+so `q_BHTD` is (batch, heads, time, head size). A model is tensors in, tensors out: it knows no file, no
+tokenizer and no optimizer. `tests/lm/models/test_contract.py` holds every rung in `LADDER` against what is
+written here.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from lm.errors import require
+
+
+class RungConfig(Protocol):
+    """What the config of every rung has; each rung's own frozen dataclass adds its keys."""
+
+    @property
+    def context(self) -> int:
+        """The longest T that the model is trained on, in ids."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstLoss:
+    """The loss that untrained weights must show on at least 500 uniform random ids.
+
+    Args:
+        nats: the expected loss, in nats per token.
+        tolerance: how far a right implementation may be from it, in nats (about four standard deviations).
+    """
+
+    nats: float
+    tolerance: float
+
+
+class LanguageModel(nn.Module, ABC):
+    """A rung: `forward(ids_BT) -> logits_BTV`, causal, with its own facts on paper beside it.
+
+    A rung is built from its config and the size of the vocabulary, and draws its weights from torch's global
+    generator, so `torch.manual_seed` before building fixes them.
+
+    Attributes:
+        context: the longest T that `forward` takes, in ids.
+        window: how many ids a position sees, itself included: 1 for a bigram, `context` for a transformer. It
+            bounds how far a batch can be learnt by heart.
+        vocab_size: V, the number of logits.
+    """
+
+    context: int
+    window: int
+    vocab_size: int
+
+    @abstractmethod
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """The logits of the next id at each position.
+
+        Args:
+            ids_BT: int64 ids in [0, V), with 1 <= T <= context.
+
+        Returns:
+            logits_BTV; row t depends on ids up to and including t only (in eval mode).
+
+        Raises:
+            ConfigError: if T is longer than the context.
+        """
+
+    @abstractmethod
+    def expected_parameters(self) -> int:
+        """The number of parameters, by the formula in the rung's docstring."""
+
+    @abstractmethod
+    def expected_first_loss(self) -> FirstLoss:
+        """The loss of the untrained weights, derived from how they are drawn."""
+
+    def require_fits(self, ids_BT: Tensor) -> None:
+        """Nothing, where T <= context; the error that `forward` owes its caller otherwise.
+
+        Raises:
+            ConfigError: if T is longer than the context.
+        """
+        time = ids_BT.shape[1]
+        require(time <= self.context, f"{type(self).__name__}: T", f"at most the context of {self.context}", time)

@@ -1,0 +1,61 @@
+"""Where a run computes, and in which precision. Several processes (torchrun) are still to come.
+
+The only file that asks the machine which devices it has.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from lm.errors import require
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        name: "cpu", "cuda", "mps", or "auto" for the first of CUDA, MPS and the CPU that this machine has.
+
+    Raises:
+        ConfigError: if the name is no device, or the machine has none of that kind.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    names = ["auto", *present]
+    require(name in names, "run.device", f"one of {', '.join(names)}", name)
+    if name == "auto":
+        name = next(kind for kind, here in present.items() if here)
+    here = [kind for kind in present if present[kind]]
+    require(
+        present[name],
+        "run.device",
+        f"one that this machine has ({', '.join(here)})",
+        name,
+        "take auto or cpu",
+    )
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products on a device.
+
+    Args:
+        name: "float32", "bfloat16" (CUDA only), or "auto": bfloat16 where CUDA has it, else float32.
+        device: where the run computes.
+
+    Raises:
+        ConfigError: if bfloat16 is asked of another device than CUDA; nothing was measured to be gained
+            there.
+    """
+    require(name in ("auto", "float32", "bfloat16"), "run.dtype", "one of auto, float32, bfloat16", name)
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    fits = name == "float32" or device.type == "cuda"
+    require(fits, "run.dtype", f"auto or float32 on run.device = {device.type}", name, "--set run.dtype=auto")
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """A context in which matrix products run in `dtype`; weights, gradients and the loss stay float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,255 @@
+"""quickstart: the whole road in one call. Text -> tokenizer -> shards -> a small GPT -> samples.
+
+Everything lands in one run folder. Each stage's result appears there whole or not at all, so a call that was stopped
+goes on where it was when it is made again.
+"""
+
+import dataclasses
+import math
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import bpetok
+from bpetok import shards
+from bpetok.errors import DataError, IncompatibleError
+from bpetok.sources import expand, read_documents
+from lm.checkpoint import latest, read_state
+from lm.config import Config, config_from_toml, load_config
+from lm.loss import cross_entropy
+from lm.models import LADDER
+from lm.parallel import pick_device
+from lm.report import loss_curve
+from lm.run import RunFolder
+from lm.sample import generate, load_run
+from lm.train import Event, TrainResult, train
+
+VOCAB_SIZE = 4096
+END_OF_TEXT = "<|endoftext|>"
+MAX_STEPS = 4000
+SAMPLE_TOKENS = 160
+
+CONFIG = """
+[data]
+shards = "shards"
+tokenizer = "tokenizer.bpetok"
+
+[model]
+rung = "gpt2"
+context = 64
+layers = 4
+heads = 4
+width = 128
+
+[batch]
+rows = 16
+
+[optimizer]
+lr = 3e-3
+betas = [0.9, 0.99]
+
+[schedule]
+warmup_steps = 20
+min_lr = 3e-4
+
+[run]
+steps = 100
+eval_every = 200
+eval_batches = 64
+checkpoint_every = 200
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvent:
+    """A stage began: "tokenizer", "shards", "measure" or "train"; `detail` says more."""
+
+    stage: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressEvent:
+    """So much more of a stage is done, of `total`: bytes read or merges made."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartResult:
+    """What a quickstart came to.
+
+    Args:
+        run: the run's folder.
+        text_bytes: bytes of text, both splits.
+        train: what training came to.
+        samples: texts drawn from the model.
+        curve: the picture of the losses.
+        seconds: of this call.
+    """
+
+    run: Path
+    text_bytes: int
+    train: TrainResult
+    samples: list[str]
+    curve: Path
+    seconds: float
+
+
+OnEvent = Callable[[Event | StageEvent | ProgressEvent], None]
+
+
+def quickstart(
+    texts: Sequence[Path],
+    run_dir: Path,
+    *,
+    minutes: float = 2.0,
+    device: str = "auto",
+    seed: int = 1337,
+    on_event: OnEvent | None = None,
+) -> QuickstartResult:
+    """Trains a tokenizer and a small GPT on some text, and samples from it.
+
+    Args:
+        texts: text files, `.jsonl` files or folders; none for the sources of Python's standard library.
+        run_dir: the run's folder. If a call with the same text was stopped there, this one goes on.
+        minutes: how long to train the model, measured before it begins.
+        device: "auto", "cpu", "cuda" or "mps".
+        seed: of weights, data order and samples.
+        on_event: called with each event as it happens.
+
+    Raises:
+        DataError: the text is too small.
+        IncompatibleError: the folder holds a run on another text.
+        KeyboardInterrupt: after Ctrl-C; call again to go on.
+    """
+    started = time.perf_counter()
+    report: OnEvent = on_event or (lambda event: None)
+    folder = RunFolder(run_dir)
+    files = expand(texts) if texts else standard_library()
+    names = _source_names(texts, files)
+    _prepare_data(files, names, folder, report)
+    config = _config(folder, minutes=minutes, device=device, seed=seed, report=report)
+    report(StageEvent(stage="train", detail=f"{config.run.steps:,} steps"))
+    checkpoint = latest(folder.checkpoints)
+    result = train(config, folder.path, resume=checkpoint is not None, on_event=report)
+    return QuickstartResult(
+        run=folder.path,
+        text_bytes=sum(split.text_bytes for split in shards.open(folder.path / "shards").splits.values()),
+        train=result,
+        samples=list(_samples(folder.path, pick_device(device), seed)),
+        curve=loss_curve(folder.path),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def standard_library() -> list[Path]:
+    """The source files of Python's standard library, without its tests: text that every machine has."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    left_out = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+    return sorted(path for path in root.rglob("*.py") if not left_out & set(path.relative_to(root).parts))
+
+
+def _source_names(texts: Sequence[Path], files: Sequence[Path]) -> list[str]:
+    size = sum(path.stat().st_size for path in files)
+    python = f"the standard library of Python {sys.version_info.major}.{sys.version_info.minor}"
+    named = [path.name for path in texts] if texts else [python]
+    return [*named, f"{len(files)} files, {size} bytes"]
+
+
+def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, report: OnEvent) -> None:
+    """Tokenizer and shards, unless a call before made them of the same text."""
+    shard_folder = folder.path / "shards"
+    if (shard_folder / shards.MANIFEST).exists():
+        made_of = list(shards.open(shard_folder).manifest.sources)
+        if made_of != names:
+            raise IncompatibleError(
+                f"{folder.path}: the run's text must be {', '.join(names)}, got {', '.join(made_of)}",
+                hint="name another folder with -o, or remove this one",
+            )
+        return
+    folder.path.mkdir(parents=True, exist_ok=True)
+    size = sum(path.stat().st_size for path in files)
+    report(StageEvent(stage="tokenizer", detail=f"{VOCAB_SIZE:,} tokens from {size:,} bytes in {len(files):,} files"))
+    tokenizer = bpetok.train(
+        list(files),
+        VOCAB_SIZE,
+        special_tokens=[END_OF_TEXT],
+        name="quickstart",
+        progress=_counter({"scan": size, "merge": VOCAB_SIZE - 256}, report),
+    )
+    tokenizer.save(folder.tokenizer)
+    report(StageEvent(stage="shards", detail=f"into {shard_folder}"))
+    count = _counter({"shards": size}, report)
+
+    def documents() -> Iterator[bytes]:
+        for document in read_documents(files):
+            yield document.text
+            count("shards", len(document.text))
+
+    shards.write(documents(), tokenizer, shard_folder, sources=names)
+
+
+def _counter(totals: dict[str, int], report: OnEvent) -> Callable[[str, int], None]:
+    done = dict.fromkeys(totals, 0)
+
+    def advance(stage: str, amount: int) -> None:
+        done[stage] += amount
+        report(ProgressEvent(stage=stage, done=done[stage], total=totals[stage]))
+
+    return advance
+
+
+def _config(folder: RunFolder, *, minutes: float, device: str, seed: int, report: OnEvent) -> Config:
+    """The run's settings: those of the call that was stopped, else new ones that fit the time."""
+    checkpoint = latest(folder.checkpoints)
+    if checkpoint is not None:
+        state = read_state(checkpoint)
+        config = config_from_toml(state.config, where=str(checkpoint))
+        if state.step >= config.run.steps:
+            raise DataError(
+                f"{folder.path}: holds a run that is done",
+                hint=f"`lm sample {folder.path}` draws from it; name another folder with -o, or remove this one",
+            )
+        return load_config(folder.config, [f"run.device={device}"])
+    overrides = [f"run.seed={seed}", f"run.device={device}"]
+    config = config_from_toml(CONFIG, folder=folder.path, overrides=overrides)
+    report(StageEvent(stage="measure", detail="how long a step takes here"))
+    vocab_size = bpetok.load(folder.tokenizer).n_vocab
+    seconds = seconds_per_step(config, vocab_size, pick_device(device))
+    steps = max(40, min(MAX_STEPS, round(minutes * 60 / seconds)))
+    run = dataclasses.replace(config.run, steps=steps)
+    return dataclasses.replace(config, run=run)
+
+
+def seconds_per_step(config: Config, vocab_size: int, device: torch.device) -> float:
+    """How long a step of this run takes on this machine, measured on random ids for about a second."""
+    torch.manual_seed(0)
+    model = LADDER[config.rung].build(config.model, vocab_size).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids_BT = torch.randint(vocab_size, (config.batch.rows, config.model.context), device=device)
+    times: list[float] = []
+    while len(times) < 5 or (sum(times) < 1 and len(times) < 50):
+        began = time.perf_counter()
+        loss = cross_entropy(model(ids_BT), ids_BT)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        assert math.isfinite(loss.item())  # reads the loss, so that a GPU has finished
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2] * config.batch.accumulation
+
+
+def _samples(run_dir: Path, device: torch.device, seed: int) -> Iterator[str]:
+    model, tokenizer, _ = load_run(run_dir, device)
+    for i in range(2):
+        prompt = [tokenizer.eot_token]
+        ids = generate(model, prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=seed + i)
+        yield tokenizer.decode([token_id for token_id in ids if token_id != tokenizer.eot_token])

@@ -1,0 +1,86 @@
+"""A run's folder: what lies in it, and its log.
+
+run/
+  config.toml          every setting, paths absolute
+  tokenizer.bpetok     a copy of the tokenizer, so that the run can be sampled when the original is gone
+  metrics.jsonl        the truth: one JSON object a line, for each logged step and each evaluation
+  checkpoints/
+    step_000500/       see checkpoint.py
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from lm.errors import CheckpointError
+
+
+@final
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run, by the names of what is in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.toml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The copy of the tokenizer."""
+        return self.path / "tokenizer.bpetok"
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+
+def append_metric(folder: RunFolder, metric: Mapping[str, object]) -> None:
+    """Adds one line to the log."""
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(metric) + "\n")
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    """The lines of the log, in order: `{"event": "step" | "eval", "step": ..., ...}`.
+
+    A last line without its newline was cut off by a crash and is left out.
+
+    Raises:
+        CheckpointError: if there is no log, or a line in it is no JSON object.
+    """
+    try:
+        text = folder.metrics.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        message = f"{folder.metrics}: the log must be there, got no file"
+        raise CheckpointError(message, hint="is this the folder of a run?") from None
+    lines = text.split("\n")[:-1]
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            metric = json.loads(line)
+        except ValueError:
+            metric = None
+        if not isinstance(metric, dict) or not isinstance(metric.get("step"), int):
+            raise CheckpointError(f"{folder.metrics}: line {number} must be a JSON object with a step, got {line!r}")
+        metrics.append(metric)
+    return metrics
+
+
+def cut_metrics(folder: RunFolder, step: int) -> None:
+    """Takes the lines past `step` off the log, so that a resumed run's log reads like an unbroken run's."""
+    kept = [metric for metric in read_metrics(folder) if metric["step"] <= step]
+    temporary = folder.metrics.with_name(f".{folder.metrics.name}.tmp")
+    temporary.write_text("".join(json.dumps(metric) + "\n" for metric in kept), encoding="utf-8")
+    os.replace(temporary, folder.metrics)

@@ -1,0 +1,209 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm.config import Config, OptimizerConfig, config_from_toml, dump_config, load_config, settings, shipped_configs
+from lm.errors import ConfigError
+from lm.models.bigram import BigramConfig
+from lm.models.gpt2 import GPT2Config
+
+GOOD = """
+[data]
+shards = "shards"
+tokenizer = "deep/tokenizer.bpetok"
+[model]
+rung = "gpt2"
+context = 8
+layers = 2
+heads = 2
+width = 16
+[batch]
+rows = 4
+[optimizer]
+lr = 1
+betas = [0.9, 0.99]
+[schedule]
+warmup_steps = 2
+min_lr = 1e-3
+[run]
+steps = 10
+eval_every = 5
+eval_batches = 2
+checkpoint_every = 5
+"""
+
+
+@pytest.mark.parametrize("path", shipped_configs().values(), ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path) -> None:
+    config = load_config(path)
+    assert config_from_toml(dump_config(config)) == config
+
+
+def test_the_shipped_gpt2_is_build_nanogpts_recipe() -> None:
+    config = load_config(shipped_configs()["09-gpt2-124m"])
+    assert config.batch.rows * config.batch.accumulation * config.model.context == 524_288
+    assert (config.run.steps, config.schedule.warmup_steps, config.optimizer.betas) == (19_073, 715, (0.9, 0.95))
+
+
+def test_relative_paths_start_at_the_files_folder_and_those_of_overrides_at_the_current_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "a.toml").write_text(GOOD, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    config = load_config("runs/a.toml", ["data.shards=other"])
+    assert config.data.tokenizer == tmp_path.resolve() / "runs" / "deep" / "tokenizer.bpetok"
+    assert config.data.shards == tmp_path.resolve() / "other"
+
+
+def test_overrides_go_before_the_file_and_are_read_as_toml() -> None:
+    overrides = [
+        "model.width=32",
+        "optimizer.betas=[0.5, 0.6]",
+        "run.device=cpu",
+        'run.dtype="float32"',
+        "run.compile = true",
+    ]
+    config = config_from_toml(GOOD, overrides=overrides)
+    assert config.model == GPT2Config(context=8, layers=2, heads=2, width=32)
+    assert config.optimizer.betas == (0.5, 0.6)
+    assert (config.run.device, config.run.dtype, config.run.compile) == ("cpu", "float32", True)
+
+
+def test_integers_are_fine_where_a_number_is_wanted() -> None:
+    lr = config_from_toml(GOOD).optimizer.lr
+    assert lr == 1.0 and isinstance(lr, float)
+
+
+def test_the_rate_comes_down_at_the_runs_last_step_unless_told_otherwise() -> None:
+    assert config_from_toml(GOOD).decay_steps == 10
+    assert config_from_toml(GOOD, overrides=["schedule.decay_steps=7"]).decay_steps == 7
+
+
+def edited(old: str, new: str) -> str:
+    assert old in GOOD
+    return GOOD.replace(old, new)
+
+
+BAD = {
+    "no TOML": ("[data", r"config must be TOML, got "),
+    "unknown table": (
+        GOOD + "[modle]\n",
+        r"modle must be a known table, got 'modle'\nhint: did you mean model\?",
+    ),
+    "missing table": (
+        edited("[batch]\nrows = 4\n", ""),
+        r"\[batch\] must be given, got nothing\nhint: the tables are data",
+    ),
+    "table that is a value": (
+        "batch = 3\n" + edited("[batch]\nrows = 4\n", ""),
+        r"batch must be a table, got 3",
+    ),
+    "unknown key": (
+        edited("width", "widht"),
+        r"model.widht must be a known key, got 'widht'\nhint: did you mean model.width\?",
+    ),
+    "key like no other": (
+        edited("width", "q"),
+        r"model.q must be a known key, got 'q'\nhint: the keys are context, layers",
+    ),
+    "missing key": (
+        edited("rows = 4", ""),
+        r"batch.rows must be given, got nothing\nhint: add `rows = ...` under \[batch\]",
+    ),
+    "no rung": (
+        edited('rung = "gpt2"', ""),
+        r"model.rung must be given, got nothing\nhint: the rungs are bigram, gpt2",
+    ),
+    "unknown rung": (
+        edited("gpt2", "gtp2"),
+        r"model.rung must be one of bigram, gpt2, got 'gtp2'\nhint: did you mean gpt2\?",
+    ),
+    "rung of another type": (edited('"gpt2"', "2"), r"model.rung must be one of bigram, gpt2, got 2"),
+    "text for a number": (edited("lr = 1\n", 'lr = "1"\n'), r"optimizer.lr must be a number, got '1'"),
+    "boolean for a number": (edited("lr = 1\n", "lr = true\n"), r"optimizer.lr must be a number, got True"),
+    "float for an integer": (edited("rows = 4", "rows = 4.0"), r"batch.rows must be an integer, got 4.0"),
+    "number for a boolean": (GOOD + "compile = 1", r"run.compile must be true or false, got 1"),
+    "number for a path": (edited('"shards"', "3"), r"data.shards must be a path, got 3"),
+    "short list": (edited("0.9, 0.99", "0.9"), r"optimizer.betas must be a list of 2, got \[0.9\]"),
+    "list of texts": (edited("0.9, 0.99", '"a", 1'), r"optimizer.betas must be a number, got 'a'"),
+    "unknown device": (GOOD + 'device = "gpu"', r"run.device must be one of auto, cpu, cuda, mps, got 'gpu'"),
+    "text for an optional integer": (
+        edited("min_lr", 'decay_steps = "a"\nmin_lr'),
+        r"decay_steps must be an integer, got 'a'",
+    ),
+    "too small": (edited("rows = 4", "rows = 0"), r"batch.rows must be at least 1, got 0"),
+    "negative": (edited("min_lr = 1e-3", "min_lr = -1.0"), r"schedule.min_lr must be at least 0, got -1.0"),
+    "no rate": (edited("lr = 1\n", "lr = 0\n"), r"optimizer.lr must be above 0, got 0.0"),
+    "not a number": (edited("lr = 1\n", "lr = nan\n"), r"optimizer.lr must be above 0, got nan"),
+    "no eps": (edited("lr = 1\n", "lr = 1\neps = 0\n"), r"optimizer.eps must be above 0, got 0.0"),
+    "beta of one": (edited("0.9, 0.99", "0.9, 1"), r"optimizer.betas must be in \[0, 1\), got \(0.9, 1.0\)"),
+    "rates crossed": (
+        edited("min_lr = 1e-3", "min_lr = 2"),
+        r"schedule.min_lr must be at most optimizer.lr = 1.0, got 2.0",
+    ),
+    "warmup too long": (
+        edited("warmup_steps = 2", "warmup_steps = 11"),
+        r"warmup_steps must be at most run.steps = 10, got 11",
+    ),
+    "warmup past the decay": (
+        edited("min_lr", "decay_steps = 1\nmin_lr"),
+        r"schedule.warmup_steps must be at most schedule.decay_steps = 1, got 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_config_is_refused_by_file_and_key(kind: str, tmp_path: Path) -> None:
+    text, message = BAD[kind]
+    path = tmp_path / "bad.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"bad.toml: .*" + message):
+        load_config(path)
+
+
+@pytest.mark.parametrize("override", ["width=3", "model.width", "=3", ".a=3"])
+def test_an_override_without_table_key_or_value_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match=r"override must be table.key=value, got .*\nhint: for example --set"):
+        config_from_toml(GOOD, overrides=[override])
+
+
+def test_an_override_of_a_table_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch must be a table, got 3"):
+        config_from_toml("batch = 3", overrides=["batch.rows=3"])
+
+
+def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none.toml: config must be a readable file, got No such file"):
+        load_config(tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"\xe9")
+    with pytest.raises(ConfigError, match=r"latin.toml: config must be UTF-8, got "):
+        load_config(tmp_path / "latin.toml")
+
+
+def test_a_model_config_of_another_rung_is_refused(small_run: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match=r"model must be a GPT2Config for rung 'gpt2', got BigramConfig"):
+        dataclasses.replace(small_run("gpt2"), model=BigramConfig(context=8))
+
+
+@given(
+    path=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
+    lr=st.floats(min_value=1e-300, max_value=1e300),
+)
+def test_whatever_is_written_is_read_back(path: str, lr: float) -> None:
+    config = config_from_toml(GOOD)
+    data = dataclasses.replace(config.data, shards=Path("/folder") / path.lstrip("/"))
+    optimizer = OptimizerConfig(lr=lr, eps=lr)
+    schedule = dataclasses.replace(config.schedule, min_lr=0.0)
+    config = dataclasses.replace(config, data=data, optimizer=optimizer, schedule=schedule)
+    assert config_from_toml(dump_config(config)) == config
+
+
+def test_settings_name_every_key_with_its_table(small_run: Callable[..., Config]) -> None:
+    flat = settings(small_run("gpt2", steps=4))
+    assert flat["model.rung"] == "gpt2" and flat["model.width"] == 16 and flat["run.steps"] == 4
+    assert all(len(name.split(".")) == 2 for name in flat)
