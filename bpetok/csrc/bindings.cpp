@@ -84,7 +84,8 @@ Id id_of(nb::handle number) {
 std::vector<Id> ids_of(nb::handle ids) {
     std::vector<Id> out;
     if (nb::ndarray_check(ids)) {
-        if (ReadOnlyArray<Id> array; nb::try_cast(ids, array, false)) return {array.data(), array.data() + array.size()};
+        if (ReadOnlyArray<Id> array; nb::try_cast(ids, array, false))
+            return {array.data(), array.data() + array.size()};
         if (ReadOnlyArray<std::uint16_t> array; nb::try_cast(ids, array, false))
             return {array.data(), array.data() + array.size()};
     }
@@ -113,11 +114,69 @@ Batch encode_batch(const Encoder& encoder, nb::sequence text_objects, std::size_
     return encoder.encode_batch(texts, threads);
 }
 
-nb::list batch_to_lists(const Batch& batch) {
+nb::list encode_to_list(const Encoder& self, nb::handle text) {
+    const std::vector<Id> ids = encode(self, text);
+    return to_list(ids.data(), ids.size());
+}
+
+Array<Id> encode_to_numpy(const Encoder& self, nb::handle text) { return to_numpy(encode(self, text)); }
+
+nb::tuple encode_stable(const Encoder& self, const nb::bytes& text) {
+    const Bytes bytes = text_of(text);
+    std::vector<Id> ids;
+    std::size_t covered = 0;
+    {
+        const NoGil no_gil;
+        covered = self.encode_stable(bytes, ids);
+    }
+    return nb::make_tuple(to_numpy(std::move(ids)), covered);
+}
+
+Array<Id> encode_pretokens(const Encoder& self, const nb::bytes& text, ReadOnlyArray<std::int64_t> ends) {
+    const Bytes bytes = text_of(text);
+    std::vector<Id> ids;
+    {
+        const NoGil no_gil;
+        self.encode_pretokens(bytes, {ends.data(), ends.size()}, ids);
+    }
+    return to_numpy(std::move(ids));
+}
+
+nb::list encode_piece(const Encoder& self, const nb::bytes& piece) {
+    std::vector<Id> ids;
+    if (const Bytes bytes = text_of(piece); !bytes.empty()) self.merges().encode(bytes, ids);
+    return to_list(ids.data(), ids.size());
+}
+
+nb::list encode_batch_to_lists(const Encoder& self, nb::sequence texts, std::size_t threads) {
+    const Batch batch = encode_batch(self, texts, threads);
     nb::list out;
-    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i)
-        out.append(to_list(batch.ids.data() + batch.offsets[i], static_cast<std::size_t>(batch.offsets[i + 1] - batch.offsets[i])));
+    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+        const std::int64_t begin = batch.offsets[i];
+        out.append(to_list(batch.ids.data() + begin, static_cast<std::size_t>(batch.offsets[i + 1] - begin)));
+    }
     return out;
+}
+
+nb::tuple encode_batch_to_numpy(const Encoder& self, nb::sequence texts, std::size_t threads) {
+    Batch batch = encode_batch(self, texts, threads);
+    return nb::make_tuple(to_numpy(std::move(batch.ids)), to_numpy(std::move(batch.offsets)));
+}
+
+std::size_t count(const Encoder& self, nb::handle text_object) {
+    const Bytes text = text_of(text_object);
+    const NoGil no_gil;
+    return self.count(text);
+}
+
+nb::bytes decode(const Decoder& self, nb::handle id_objects) {
+    const std::vector<Id> ids = ids_of(id_objects);
+    std::string bytes;
+    {
+        const NoGil no_gil;
+        self.decode(ids, bytes);
+    }
+    return to_bytes(bytes);
 }
 
 // Where each pretoken ends, in bytes.
@@ -137,6 +196,37 @@ Progress checked_progress(std::optional<nb::callable> progress) {
         if (PyErr_CheckSignals() != 0) throw nb::python_error();
         if (progress) (*progress)(made);
     };
+}
+
+void count_text(PretokenCounts& self, Bytes pattern, nb::handle text_object) {
+    const Bytes text = text_of(text_object);
+    const NoGil no_gil;
+    self.add_text(pattern_named(pattern), text);
+}
+
+std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text_object) {
+    const Bytes text = text_of(text_object);
+    const NoGil no_gil;
+    return self.add_stable(pattern_named(pattern), text);
+}
+
+nb::list count_items(const PretokenCounts& self) {
+    nb::list out;
+    for (const auto& entry : self.entries()) out.append(nb::make_tuple(to_bytes(entry.pretoken), entry.count));
+    return out;
+}
+
+nb::list train_merges(const PretokenCounts& counts, std::size_t merges, Count min_count,
+                      std::optional<nb::callable> progress) {
+    const Progress report = checked_progress(std::move(progress));
+    std::vector<Merge> made;
+    {
+        const NoGil no_gil;
+        made = train(counts, merges, min_count, report);
+    }
+    nb::list out;
+    for (const Merge& merge : made) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
+    return out;
 }
 
 void bind_errors() {
@@ -162,140 +252,60 @@ void bind_errors() {
 }
 
 void bind_encoder(nb::module_& m) {
+    const auto make = [](Encoder* self, const nb::dict& tokens, Bytes pattern) {
+        const std::vector<Token> list = tokens_of(tokens);
+        new (self) Encoder(list, pattern_named(pattern));
+    };
     nb::class_<Encoder>(m, "Encoder")
-        .def("__init__",
-             [](Encoder* self, const nb::dict& tokens, Bytes pattern) {
-                 const std::vector<Token> list = tokens_of(tokens);
-                 new (self) Encoder(list, pattern_named(pattern));
-             },
-             "tokens"_a, "pattern"_a, nb::sig("def __init__(self, tokens: dict[bytes, int], pattern: str) -> None"))
-        .def("encode",
-             [](const Encoder& self, nb::handle text) {
-                 const std::vector<Id> ids = encode(self, text);
-                 return to_list(ids.data(), ids.size());
-             },
-             "text"_a, nb::sig("def encode(self, text: str | bytes) -> list[int]"))
-        .def("encode_to_numpy", [](const Encoder& self, nb::handle text) { return to_numpy(encode(self, text)); },
-             "text"_a, nb::sig("def encode_to_numpy(self, text: str | bytes) -> numpy.typing.NDArray[numpy.uint32]"))
-        .def("encode_stable",
-             [](const Encoder& self, const nb::bytes& text) {
-                 std::vector<Id> ids;
-                 std::size_t covered = 0;
-                 {
-                     const Bytes bytes = text_of(text);
-                     const NoGil no_gil;
-                     covered = self.encode_stable(bytes, ids);
-                 }
-                 return nb::make_tuple(to_numpy(std::move(ids)), covered);
-             },
-             "text"_a, nb::sig("def encode_stable(self, text: bytes) -> tuple[numpy.typing.NDArray[numpy.uint32], int]"))
-        .def("encode_pretokens",
-             [](const Encoder& self, const nb::bytes& text, ReadOnlyArray<std::int64_t> ends) {
-                 std::vector<Id> ids;
-                 {
-                     const Bytes bytes = text_of(text);
-                     const NoGil no_gil;
-                     self.encode_pretokens(bytes, {ends.data(), ends.size()}, ids);
-                 }
-                 return to_numpy(std::move(ids));
-             },
-             "text"_a, "ends"_a,
-             nb::sig("def encode_pretokens(self, text: bytes, ends: numpy.typing.NDArray[numpy.int64]) -> numpy.typing.NDArray[numpy.uint32]"))
-        .def("encode_piece",
-             [](const Encoder& self, const nb::bytes& piece) {
-                 std::vector<Id> ids;
-                 if (const Bytes bytes = text_of(piece); !bytes.empty()) self.merges().encode(bytes, ids);
-                 return to_list(ids.data(), ids.size());
-             },
-             "piece"_a, nb::sig("def encode_piece(self, piece: bytes) -> list[int]"))
-        .def("encode_batch",
-             [](const Encoder& self, nb::sequence texts, std::size_t threads) {
-                 return batch_to_lists(encode_batch(self, texts, threads));
-             },
-             "texts"_a, "threads"_a,
-             nb::sig("def encode_batch(self, texts: collections.abc.Sequence[str | bytes], threads: int) -> list[list[int]]"))
-        .def("encode_batch_to_numpy",
-             [](const Encoder& self, nb::sequence texts, std::size_t threads) {
-                 Batch batch = encode_batch(self, texts, threads);
-                 return nb::make_tuple(to_numpy(std::move(batch.ids)), to_numpy(std::move(batch.offsets)));
-             },
-             "texts"_a, "threads"_a,
+        .def("__init__", make, "tokens"_a, "pattern"_a,
+             nb::sig("def __init__(self, tokens: dict[bytes, int], pattern: str) -> None"))
+        .def("encode", encode_to_list, "text"_a, nb::sig("def encode(self, text: str | bytes) -> list[int]"))
+        .def("encode_to_numpy", encode_to_numpy, "text"_a,
+             nb::sig("def encode_to_numpy(self, text: str | bytes) -> numpy.typing.NDArray[numpy.uint32]"))
+        .def("encode_stable", encode_stable, "text"_a,
+             nb::sig("def encode_stable(self, text: bytes) -> tuple[numpy.typing.NDArray[numpy.uint32], int]"))
+        .def("encode_pretokens", encode_pretokens, "text"_a, "ends"_a,
+             nb::sig("def encode_pretokens(self, text: bytes, ends: numpy.typing.NDArray[numpy.int64]) -> "
+                     "numpy.typing.NDArray[numpy.uint32]"))
+        .def("encode_piece", encode_piece, "piece"_a, nb::sig("def encode_piece(self, piece: bytes) -> list[int]"))
+        .def("encode_batch", encode_batch_to_lists, "texts"_a, "threads"_a,
+             nb::sig("def encode_batch(self, texts: collections.abc.Sequence[str | bytes], threads: int) -> "
+                     "list[list[int]]"))
+        .def("encode_batch_to_numpy", encode_batch_to_numpy, "texts"_a, "threads"_a,
              nb::sig("def encode_batch_to_numpy(self, texts: collections.abc.Sequence[str | bytes], threads: int) -> "
                      "tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int64]]"))
-        .def("count",
-             [](const Encoder& self, nb::handle text_object) {
-                 const Bytes text = text_of(text_object);
-                 const NoGil no_gil;
-                 return self.count(text);
-             },
-             "text"_a, nb::sig("def count(self, text: str | bytes) -> int"));
+        .def("count", count, "text"_a, nb::sig("def count(self, text: str | bytes) -> int"));
 }
 
 void bind_decoder(nb::module_& m) {
+    const auto make = [](Decoder* self, const nb::dict& tokens) {
+        const std::vector<Token> list = tokens_of(tokens);
+        new (self) Decoder(list);
+    };
+    const auto token = [](const Decoder& self, nb::handle id) { return to_bytes(self.token(id_of(id))); };
     nb::class_<Decoder>(m, "Decoder")
-        .def("__init__",
-             [](Decoder* self, const nb::dict& tokens) {
-                 const std::vector<Token> list = tokens_of(tokens);
-                 new (self) Decoder(list);
-             },
-             "tokens"_a, nb::sig("def __init__(self, tokens: dict[bytes, int]) -> None"))
-        .def("decode",
-             [](const Decoder& self, nb::handle id_objects) {
-                 const std::vector<Id> ids = ids_of(id_objects);
-                 std::string bytes;
-                 {
-                     const NoGil no_gil;
-                     self.decode(ids, bytes);
-                 }
-                 return to_bytes(bytes);
-             },
-             "ids"_a, nb::sig("def decode(self, ids: collections.abc.Iterable[int] | numpy.typing.NDArray[numpy.integer]) -> bytes"))
-        .def("token", [](const Decoder& self, nb::handle id) { return to_bytes(self.token(id_of(id))); }, "id"_a,
-             nb::sig("def token(self, id: int) -> bytes"));
+        .def("__init__", make, "tokens"_a, nb::sig("def __init__(self, tokens: dict[bytes, int]) -> None"))
+        .def("decode", decode, "ids"_a,
+             nb::sig("def decode(self, ids: collections.abc.Iterable[int] | numpy.typing.NDArray[numpy.integer]) -> "
+                     "bytes"))
+        .def("token", token, "id"_a, nb::sig("def token(self, id: int) -> bytes"));
 }
 
 void bind_training(nb::module_& m) {
+    const auto add = [](PretokenCounts& self, const nb::bytes& pretoken, Count times) {
+        self.add(text_of(pretoken), times);
+    };
     nb::class_<PretokenCounts>(m, "PretokenCounts")
         .def(nb::init<>())
-        .def("add", [](PretokenCounts& self, const nb::bytes& pretoken, Count times) { self.add(text_of(pretoken), times); },
-             "pretoken"_a, "times"_a = 1)
-        .def("add_text",
-             [](PretokenCounts& self, Bytes pattern, nb::handle text_object) {
-                 const Bytes text = text_of(text_object);
-                 const NoGil no_gil;
-                 self.add_text(pattern_named(pattern), text);
-             },
-             "pattern"_a, "text"_a, nb::sig("def add_text(self, pattern: str, text: str | bytes) -> None"))
-        .def("add_stable",
-             [](PretokenCounts& self, Bytes pattern, const nb::bytes& text) {
-                 const Bytes bytes = text_of(text);
-                 const NoGil no_gil;
-                 return self.add_stable(pattern_named(pattern), bytes);
-             },
-             "pattern"_a, "text"_a)
+        .def("add", add, "pretoken"_a, "times"_a = 1, nb::sig("def add(self, pretoken: bytes, times: int = 1) -> None"))
+        .def("add_text", count_text, "pattern"_a, "text"_a,
+             nb::sig("def add_text(self, pattern: str, text: str | bytes) -> None"))
+        .def("add_stable", count_stable, "pattern"_a, "text"_a)
         .def("merge", &PretokenCounts::merge, "other"_a)
-        .def("items",
-             [](const PretokenCounts& self) {
-                 nb::list out;
-                 for (const auto& entry : self.entries()) out.append(nb::make_tuple(to_bytes(entry.pretoken), entry.count));
-                 return out;
-             },
-             nb::sig("def items(self) -> list[tuple[bytes, int]]"))
+        .def("items", count_items, nb::sig("def items(self) -> list[tuple[bytes, int]]"))
         .def_prop_ro("total", &PretokenCounts::total)
         .def("__len__", [](const PretokenCounts& self) { return self.entries().size(); });
-    m.def("train",
-          [](const PretokenCounts& counts, std::size_t merges, Count min_count, std::optional<nb::callable> progress) {
-              std::vector<Merge> made;
-              {
-                  const Progress report = checked_progress(std::move(progress));
-                  const NoGil no_gil;
-                  made = train(counts, merges, min_count, report);
-              }
-              nb::list out;
-              for (const Merge& merge : made) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
-              return out;
-          },
-          "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
+    m.def("train", train_merges, "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
           nb::sig("def train(counts: PretokenCounts, merges: int, min_count: int, "
                   "progress: collections.abc.Callable[[int], object] | None = None) -> list[tuple[int, int, int]]"));
 }
@@ -309,10 +319,13 @@ NB_MODULE(_core, m) {
     bind_encoder(m);
     bind_decoder(m);
     bind_training(m);
-    m.def("pretoken_ends",
-          [](Bytes pattern, nb::handle text) { return to_numpy(pretoken_ends(pattern_named(pattern), text_of(text))); },
-          "pattern"_a, "text"_a, nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
-    m.def("char_class", [](std::uint32_t code_point) { return static_cast<int>(class_of(code_point)); }, "code_point"_a);
+    m.def(
+        "pretoken_ends",
+        [](Bytes pattern, nb::handle text) { return to_numpy(pretoken_ends(pattern_named(pattern), text_of(text))); },
+        "pattern"_a, "text"_a,
+        nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
+    m.def(
+        "char_class", [](std::uint32_t code_point) { return static_cast<int>(class_of(code_point)); }, "code_point"_a);
     m.attr("unicode_version") = kUnicodeVersion;
     m.attr("version") = BPETOK_VERSION;
 }

@@ -34,7 +34,8 @@ MergeTable::MergeTable(const std::vector<Token>& tokens) : pairs_(tokens.size())
     for (std::size_t byte = 0; byte < 256; ++byte) {
         const char c = static_cast<char>(byte);
         byte_ids_[byte] = find({&c, 1});
-        if (byte_ids_[byte] == kNoId) throw VocabError("vocab: every single byte must be a token, missing " + quoted({&c, 1}));
+        if (byte_ids_[byte] == kNoId)
+            throw VocabError("vocab: every single byte must be a token, missing " + quoted({&c, 1}));
     }
     for (const Token& token : tokens) add_pairs(token);
 }
@@ -125,7 +126,8 @@ void MergeTable::merge_long(Bytes pretoken, std::vector<Id>& ids) const {
         const Id id = merged(parts[left].id, parts[right].id);
         if (id != kNoId) queue.push({id, left, parts[left].id, parts[right].id});
     };
-    for (std::size_t i = 0; i < n; ++i) parts[i] = {byte_ids_[static_cast<unsigned char>(pretoken[i])], i == 0 ? n : i - 1, i + 1};
+    for (std::size_t i = 0; i < n; ++i)
+        parts[i] = {byte_ids_[static_cast<unsigned char>(pretoken[i])], i == 0 ? n : i - 1, i + 1};
     for (std::size_t i = 0; i + 1 < n; ++i) offer(i);
     while (!queue.empty()) {
         const Candidate best = queue.top();

@@ -1,4 +1,5 @@
-// merges.h: a vocabulary's mergeable tokens, and the merging of one pretoken. Slow twin: `merge_pretoken` in reference.py.
+// merges.h: a vocabulary's mergeable tokens, and the merging of one pretoken. Slow twin: `merge_pretoken` in
+// reference.py.
 #pragma once
 
 #include <array>
@@ -36,8 +37,8 @@ class MergeTable {
     void merge_short(Bytes pretoken, std::vector<Id>& ids) const;
     void merge_long(Bytes pretoken, std::vector<Id>& ids) const;
 
-    std::string arena_;          // the bytes of all tokens, one behind the other
-    std::vector<Token> slots_;   // bytes -> id, open addressing, at most half full; free where bytes are empty
+    std::string arena_;         // the bytes of all tokens, one behind the other
+    std::vector<Token> slots_;  // bytes -> id, open addressing, at most half full; free where bytes are empty
     std::array<Id, 256> byte_ids_;
     PairMap pairs_;
 };

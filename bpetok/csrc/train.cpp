@@ -109,7 +109,7 @@ class Merger {
     void apply(std::uint32_t pair, Id made);
 
     std::vector<Id> cells_;
-    std::vector<Position> lengths_;  // of each id's token, in bytes
+    std::vector<Position> lengths_;                    // of each id's token, in bytes
     std::vector<std::pair<Position, Count>> weights_;  // up to this position, each pretoken counts so often
     std::size_t weight_cursor_ = 0;
     std::vector<Pair> pairs_;

@@ -30,7 +30,7 @@ class PretokenCounts {
         Count count;
     };
     const std::vector<Entry>& entries() const { return entries_; }  // in order of first occurrence
-    Count total() const { return total_; }                         // pretokens, repeated ones each time
+    Count total() const { return total_; }                          // pretokens, repeated ones each time
 
   private:
     std::size_t place(Bytes pretoken) const;

@@ -1,0 +1,140 @@
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bpetok
+from bpetok import shards
+
+CONFIG = """
+[data]
+shards = "shards"
+tokenizer = "my.bpetok"
+[model]
+rung = "gpt2"
+context = 16
+layers = 1
+heads = 2
+width = 16
+[batch]
+rows = 4
+[optimizer]
+lr = 1e-2
+[schedule]
+warmup_steps = 2
+min_lr = 1e-3
+[run]
+steps = 12
+eval_every = 6
+eval_batches = 2
+checkpoint_every = 4
+device = "cpu"
+"""
+
+
+@pytest.fixture
+def project(folder: Path, tok: bpetok.Tokenizer) -> Path:
+    """A folder with shards and a configuration."""
+    shards.write([(folder / "corpus.txt").read_bytes()], tok, folder / "shards")
+    (folder / "gpt.toml").write_text(CONFIG)
+    return folder
+
+
+def steps_of(run_folder: Path) -> list[int]:
+    lines = map(json.loads, (run_folder / "metrics.jsonl").read_text().splitlines())
+    return [line["step"] for line in lines if line["event"] == "step"]
+
+
+def test_train_leaves_a_run_that_sample_draws_from(run, project) -> None:
+    done = run("lm", "train", "gpt.toml", "-o", "runs/gpt", cwd=project)
+    assert done.code == 0, done.err
+    assert done.text.startswith("12 steps, ") and "bits per byte" in done.text
+    assert steps_of(project / "runs/gpt") == list(range(1, 13))
+    first = run("lm", "sample", "runs/gpt", "--prompt", "The cats", "--max-new-tokens", 20, cwd=project)
+    assert first.code == 0 and first.text.startswith("The cats")
+    assert run("lm", "sample", "runs/gpt", "--prompt", "The cats", "--max-new-tokens", 20, cwd=project) == first
+
+
+def test_a_run_that_gets_sigterm_exits_75_and_goes_on_to_the_same_weights(run, project) -> None:
+    assert run("lm", "train", "gpt.toml", "-o", "whole", "--set", "run.steps=400", cwd=project).code == 0
+    command = [sys.executable, "-m", "lm", "train", "gpt.toml", "-o", "parts", "--set", "run.steps=400"]
+    process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True)
+    log = project / "parts" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (not log.exists() or len(log.read_text().splitlines()) < 20):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "checkpoint saved\nhint: go on with --resume\n" in err
+    stopped = len(steps_of(project / "parts"))
+    assert 0 < stopped < 400
+    assert run("lm", "train", "parts", "--resume", cwd=project).code == 0
+    assert steps_of(project / "parts") == list(range(1, 401))
+    weights = "checkpoints/step_000400/model.safetensors"
+    assert (project / "parts" / weights).read_bytes() == (project / "whole" / weights).read_bytes()
+
+
+def test_what_does_not_belong_together_is_exit_code_5(run, project) -> None:
+    bpetok.train("other text", 300, special_tokens=["<|endoftext|>"]).save(project / "other.bpetok")
+    done = run("lm", "train", "gpt.toml", "--set", "data.tokenizer=other.bpetok", "-o", "x", cwd=project)
+    assert done.code == 5 and "the shards were made with the vocabulary" in done.err and "hint: " in done.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["train", "gpt.toml", "--set", "model.widht=8"], 2, "did you mean model.width?"),
+        (["train", "gpt.toml", "--device", "tpu"], 2, "run.device must be one of"),
+        (["train", "gone.toml"], 2, "'gone.toml' does not exist"),
+        (["sample", "books"], 4, "a run must have a checkpoint"),
+        (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
+    ],
+)
+def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(run, project, args, code, message) -> None:
+    (project / "empty.txt").write_text("")
+    done = run("lm", *args, cwd=project)
+    assert (done.code, message in done.err) == (code, True), done.err
+    assert "Traceback" not in done.err
+
+
+def test_quickstart_walks_the_whole_road_and_is_done_once(run, folder) -> None:
+    done = run("lm", "quickstart", "corpus.txt", "--minutes", "0.02", cwd=folder, timeout=120)
+    assert done.code == 0, done.err
+    made = folder / "runs" / "quickstart-corpus"
+    for name in ("tokenizer.bpetok", "shards/manifest.json", "config.toml", "metrics.jsonl", "loss.png"):
+        assert (made / name).is_file(), name
+    assert list(made.glob("checkpoints/step_*/model.safetensors"))
+    assert (made / "loss.png").read_bytes().startswith(b"\x89PNG")
+    table = {line.split()[0]: line.split()[1:] for line in done.text.splitlines() if line.startswith("  ")}
+    assert float(table["after"][0]) < float(table["before"][0])
+    assert float(table["after"][1]) < float(table["before"][1])
+    assert "sample 1" in done.text
+    again = run("lm", "quickstart", "corpus.txt", cwd=folder)
+    assert again.code == 3 and "holds a run that is done\nhint: `lm sample" in again.err
+    (folder / "other.txt").write_text("other")
+    other = run("lm", "quickstart", "other.txt", "-o", "runs/quickstart-corpus", cwd=folder)
+    assert other.code == 5 and "the run's text must be other.txt" in other.err
+
+
+def test_quickstart_goes_on_after_an_interrupt_in_any_stage(run, folder) -> None:
+    command = [sys.executable, "-m", "lm", "quickstart", "corpus.txt", "--minutes", "0.05", "-o", "run"]
+    for wanted in ("tokenizer.bpetok", "metrics.jsonl"):
+        process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (folder / "run" / wanted).exists() and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err.decode()
+        assert b"hint: nothing is lost: the same command goes on where it was" in err
+    done = run(*command[2:], cwd=folder, timeout=120)
+    assert done.code == 0, done.err
+    steps = steps_of(folder / "run")
+    assert steps == list(range(1, len(steps) + 1))
+    shutil.rmtree(folder / "run")
