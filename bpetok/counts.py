@@ -16,6 +16,7 @@ from pathlib import Path
 from bpetok import _core, patterns, sources
 from bpetok.errors import IncompatibleError
 from bpetok.streams import Window, chunks_of
+from bpetok.text import Text, as_bytes
 
 Progress = Callable[[int], object]
 
@@ -43,9 +44,9 @@ class PretokenCounts:
         """Each distinct pretoken and its count, in order of first occurrence."""
         return self.core.items()
 
-    def add_text(self, text: str | bytes) -> None:
+    def add_text(self, text: Text) -> None:
         """Counts the pretokens of a whole text."""
-        from bpetok.reference import as_bytes, split
+        from bpetok.reference import split
 
         data = as_bytes(text)
         self.documents += 1

@@ -129,7 +129,7 @@ def get_encoding(name: str) -> Tokenizer:
         UnavailableError: its file is not on this machine and cannot be downloaded; says which file to put where.
     """
     if name not in ENCODINGS:
-        near = difflib.get_close_matches(name, ENCODINGS, n=1)
+        near = difflib.get_close_matches(str(name), ENCODINGS, n=1)
         raise EncodingError(
             f"encoding: must be one of {', '.join(ENCODINGS)}, got {name!r}",
             hint=f"did you mean {near[0]!r}?" if near else "a tokenizer file is read by bpetok.load(path)",

@@ -110,5 +110,9 @@ class MissingExtraError(BpetokError, ImportError):
         self.extra = extra
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickles by the extra's name."""
-        return type(self), (self.extra,)
+        """Pickles by the extra's name and the hint."""
+        return _rebuild_missing_extra, (self.extra, self.hint)
+
+
+def _rebuild_missing_extra(extra: str, hint: str | None) -> MissingExtraError:
+    return MissingExtraError(extra, hint=hint)

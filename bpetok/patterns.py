@@ -116,14 +116,17 @@ def compile_regex(expression: str) -> regex.Pattern[str]:
     """The expression, compiled by the `regex` module.
 
     Raises:
-        PatternError: it does not compile.
+        PatternError: it does not compile, or searches backwards.
     """
     import regex
 
     try:
-        return regex.compile(expression)
+        compiled: regex.Pattern[str] = regex.compile(expression)
     except (regex.error, RecursionError) as error:
         raise PatternError(f"pattern: {expression!r} does not compile: {error}") from error
+    if compiled.flags & regex.REVERSE:
+        raise PatternError(f"pattern: must not search backwards, got {expression!r}", hint="leave out (?r)")
+    return compiled
 
 
 @lru_cache(maxsize=8)

@@ -32,6 +32,7 @@ from typing import Literal
 
 from bpetok import patterns
 from bpetok.errors import SpecialTokenError, UnknownIdError, VocabError
+from bpetok.text import Text, as_bytes
 
 Pair = tuple[int, int]
 TieBreak = Literal["smallest", "first"]
@@ -120,14 +121,7 @@ def _merge_rank(parts: list[bytes], rank: float, ranks: Mapping[bytes, int]) -> 
     return merged + parts[i:]
 
 
-def as_bytes(text: str | bytes) -> bytes:
-    """Text as UTF-8. In a `str`, a lone surrogate counts as U+FFFD, the two halves of a pair as one character."""
-    if isinstance(text, bytes):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-def split(pattern: str | None, text: str | bytes) -> list[bytes]:
+def split(pattern: str | None, text: Text) -> list[bytes]:
     r"""The pretokens of a text, which cover every byte of it.
 
     Text that the pattern skips is a pretoken of its own. So is each maximal run of bytes that are not UTF-8; the
@@ -180,9 +174,7 @@ class BasicTokenizer:
         self.ranks = {token: token_id for token_id, token in self.vocab.items()}
         self.vocab.update({token_id: text.encode() for text, token_id in self.special_tokens.items()})
 
-    def train(
-        self, text: str | bytes, vocab_size: int, verbose: bool = False, *, tie_break: TieBreak = "smallest"
-    ) -> None:
+    def train(self, text: Text, vocab_size: int, verbose: bool = False, *, tie_break: TieBreak = "smallest") -> None:
         """Learns merges from a text until there are `vocab_size` tokens, or no pair is left.
 
         Each step merges the pair that occurs most often. Among equal counts `smallest` takes the smallest left id,
@@ -208,7 +200,7 @@ class BasicTokenizer:
                 logger.info("merge %d: %s, which occurred %d times", new_id, pair, counts[pair])
         self._derive()
 
-    def encode(self, text: str | bytes) -> list[int]:
+    def encode(self, text: Text) -> list[int]:
         """The ids of a text."""
         return [token_id for pretoken in split(self.pattern, text) for token_id in merge_pretoken(pretoken, self.ranks)]
 
@@ -275,12 +267,12 @@ class RegexTokenizer(BasicTokenizer):
         self.special_tokens = dict(special_tokens)
         self._derive()
 
-    def encode_ordinary(self, text: str | bytes) -> list[int]:
+    def encode_ordinary(self, text: Text) -> list[int]:
         """The ids of a text in which special tokens are nothing special."""
         return super().encode(text)
 
     def encode(
-        self, text: str | bytes, allowed_special: Literal["all", "none", "none_raise"] | Collection[str] = "none_raise"
+        self, text: Text, allowed_special: Literal["all", "none", "none_raise"] | Collection[str] = "none_raise"
     ) -> list[int]:
         """The ids of a text.
 

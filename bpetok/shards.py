@@ -27,6 +27,7 @@ from bpetok._core import version
 from bpetok.errors import CorruptionError, DataError, FormatError, IncompatibleError
 from bpetok.files import partial, publish, write_atomically
 from bpetok.sources import Document
+from bpetok.text import Text, as_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,11 +118,25 @@ class Manifest:
                 raise FormatError(f"{path}: must be a complete manifest of version {FORMAT_VERSION}")
             shards = tuple(Shard(**shard) for shard in document["shards"])
             values = {field.name: document[field.name] for field in fields(cls)}
-            return cls(**values | {"shards": shards, "sources": tuple(document["sources"])})
+            manifest = cls(**values | {"shards": shards, "sources": tuple(document["sources"])})
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             if isinstance(error, FormatError):
                 raise
             raise FormatError(f"{path}: is no manifest of shards: {error!r}") from error
+        parts: list[Manifest | Shard] = [manifest, *shards]
+        for part in parts:
+            _check_types(part, path)
+        if manifest.dtype not in _HEADERS:
+            raise FormatError(f"{path}: dtype must be one of {', '.join(_HEADERS)}, got {manifest.dtype!r}")
+        return manifest
+
+
+def _check_types(part: Manifest | Shard, path: Path) -> None:
+    for field in fields(part):
+        kind = {"int": int, "str": str}.get(str(field.type), tuple)
+        value = getattr(part, field.name)
+        if type(value) is not kind:
+            raise FormatError(f"{path}: {field.name} must be of type {field.type}, got {value!r:.40}")
 
 
 def probe_digest(tokenizer: Tokenizer, end_of_text: int) -> str:
@@ -134,7 +149,7 @@ def probe_digest(tokenizer: Tokenizer, end_of_text: int) -> str:
 
 
 def write(
-    documents: Iterable[Document | str | bytes],
+    documents: Iterable[Document | Text],
     tokenizer: Tokenizer,
     folder: str | Path,
     *,
@@ -145,7 +160,8 @@ def write(
     """Encodes documents into a folder of shards.
 
     Special tokens in the text are text. Which documents validate is decided by a hash of their bytes, so it does not
-    depend on their order; of fewer than 100 documents, the last tenth of the text validates, cut at a line.
+    depend on their order; of fewer than 100 documents, the last tenth of the text validates, cut at a line. No file
+    appears before all of them are written, and the manifest last.
 
     Args:
         documents: the texts.
@@ -178,9 +194,7 @@ def write(
     return manifest
 
 
-def _texts(documents: Iterable[Document | str | bytes]) -> Iterable[bytes]:
-    from bpetok.reference import as_bytes
-
+def _texts(documents: Iterable[Document | Text]) -> Iterable[bytes]:
     for document in documents:
         yield document.text if isinstance(document, Document) else as_bytes(document)
 
@@ -213,23 +227,39 @@ def _split_of(text: bytes, val_fraction: float) -> str:
 
 
 def _split_at_line(texts: list[bytes]) -> Iterable[tuple[str, bytes]]:
-    """Splits a text that is in few documents behind the line that crosses nine tenths of it."""
-    left = sum(map(len, texts)) * 9 // 10
-    for text in texts:
+    """Splits a text that is in few documents at nine tenths of it."""
+    left = max(1, sum(map(len, texts)) * 9 // 10)
+    for i, text in enumerate(texts):
         if left <= 0:
             yield "val", text
         elif len(text) <= left:
             yield "train", text
         else:
-            line_end = text.find(b"\n", left) + 1 or text.rfind(b"\n", 0, left) + 1 or left
-            yield "train", text[:line_end]
-            if line_end < len(text):
-                yield "val", text[line_end:]
+            cut = _line_start(text, left, is_last=i + 1 == len(texts))
+            yield "train", text[:cut]
+            if cut < len(text):
+                yield "val", text[cut:]
         left -= len(text)
 
 
+def _line_start(text: bytes, near: int, *, is_last: bool) -> int:
+    """Where to cut a text near a place within it: behind the line there, or before it, or at a character.
+
+    The end of a text that another one follows is as good as the end of a line.
+    """
+    behind = text.find(b"\n", near) + 1
+    if 0 < behind < len(text) or not is_last:
+        return behind or len(text)
+    before = text.rfind(b"\n", 0, near) + 1
+    if before > 0:
+        return before
+    while near > 0 and text[near] & 0xC0 == 0x80:
+        near -= 1
+    return near or len(text)
+
+
 class _Writer:
-    """Writes the ids of documents to the open file of each split."""
+    """Writes the ids of documents to a file of each split, hidden until all of them are whole."""
 
     def __init__(self, tokenizer: Tokenizer, folder: Path, shard_tokens: int) -> None:
         self.tokenizer = tokenizer
@@ -237,9 +267,8 @@ class _Writer:
         self.shard_tokens = shard_tokens
         self.end_of_text = tokenizer.eot_token
         self.dtype = "uint16" if tokenizer.n_vocab <= 1 << 16 else "uint32"
-        self.open: dict[str, _OpenShard] = {}
-        self.done: list[Shard] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        self.files: dict[str, list[_File]] = {"train": [], "val": []}
+        _make_empty(folder)
 
     def add(self, split: str, text: bytes) -> None:
         import numpy as np
@@ -250,33 +279,32 @@ class _Writer:
         ids = np.concatenate([np.array([self.end_of_text], np.uint32), *self.tokenizer.encode_stream(chunks)])
         begins, bytes_left = 1, len(text)
         while len(ids):
-            shard = self._shard(split)
-            room = self.shard_tokens - shard.tokens
+            file = self._file(split)
+            room = self.shard_tokens - file.tokens
             part, ids = ids[:room], ids[room:]
             part_bytes = len(self.tokenizer.decode_bytes(part)) - begins * self._eot_bytes if len(ids) else bytes_left
-            shard.append(part.astype(self.dtype), begins, part_bytes)
+            file.append(part.astype(self.dtype), begins, part_bytes)
             begins, bytes_left = 0, bytes_left - part_bytes
-            if shard.tokens == self.shard_tokens:
-                self._finish_shard(split)
 
     @cached_property
     def _eot_bytes(self) -> int:
         return len(self.tokenizer.decode_single_token_bytes(self.end_of_text))
 
-    def _shard(self, split: str) -> _OpenShard:
-        if split not in self.open:
-            number = sum(shard.split == split for shard in self.done)
-            self.open[split] = _OpenShard(self.folder / f"{split}_{number:06d}.bin", split, self.dtype)
-        return self.open[split]
-
-    def _finish_shard(self, split: str) -> None:
-        self.done.append(self.open.pop(split).finish())
+    def _file(self, split: str) -> _File:
+        """The split's last file, or a new one where that is full."""
+        files = self.files[split]
+        if not files or files[-1].tokens == self.shard_tokens:
+            if files:
+                files[-1].finish()
+            files.append(_File(self.folder / f"{split}_{len(files):06d}.bin", split, self.dtype))
+        return files[-1]
 
     def finish(self, sources: Sequence[str]) -> Manifest:
-        for split in sorted(self.open):
-            self._finish_shard(split)
-        if not self.done:
+        files = [file for split_files in self.files.values() for file in split_files]
+        if not files:
             raise DataError("shards: the documents must hold text, got none")
+        for file in files:
+            file.finish()
         return Manifest(
             fingerprint=self.tokenizer.fingerprint,
             probe=probe_digest(self.tokenizer, self.end_of_text),
@@ -284,23 +312,39 @@ class _Writer:
             dtype=self.dtype,
             end_of_text=self.end_of_text,
             sources=tuple(sources),
-            shards=tuple(sorted(self.done, key=lambda shard: shard.file)),
+            shards=tuple(file.publish() for file in files),
         )
 
     def close(self) -> None:
-        for shard in self.open.values():
-            shard.discard()
+        """Takes away what was not published."""
+        for files in self.files.values():
+            for file in files:
+                file.discard()
 
 
 _ENCODE_BYTES = 1 << 24
 
 
-class _OpenShard:
-    """A file that is being written under a hidden name."""
+def _make_empty(folder: Path) -> None:
+    """Makes the folder; takes away hidden files that a call left which was killed.
+
+    Raises:
+        FormatError: it holds files that the new ones could be mixed up with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".*.bin.*.partial"):
+        left.unlink()
+    if found := sorted(folder.glob("*.bin")):
+        raise FormatError(f"{folder}: must hold no .bin files yet, got {found[0].name}", hint="name another folder")
+
+
+class _File:
+    """A file of ids that is being written under a hidden name."""
 
     def __init__(self, path: Path, split: str, dtype: str) -> None:
         self.path, self.split, self.dtype = path, split, dtype
         self.tokens = self.documents = self.text_bytes = 0
+        self.sha256 = ""
         self.written = partial(path)
         self.file = self.written.open("wb+")
         self.file.write(bytes(HEADER_BYTES))
@@ -311,18 +355,24 @@ class _OpenShard:
         self.documents += documents
         self.text_bytes += text_bytes
 
-    def finish(self) -> Shard:
+    def finish(self) -> None:
+        """Writes the header and closes the file; once is enough."""
         import numpy as np
 
+        if self.file.closed:
+            return
         header = np.zeros(HEADER_BYTES // 4, "<i4")
         header[:3] = *_HEADERS[self.dtype], self.tokens
         self.file.seek(0)
         self.file.write(header.tobytes())
         self.file.seek(0)
-        sha256 = hashlib.file_digest(self.file, "sha256").hexdigest()
+        self.sha256 = hashlib.file_digest(self.file, "sha256").hexdigest()
         self.file.close()
+
+    def publish(self) -> Shard:
+        """Gives the file its name."""
         publish(self.written, self.path)
-        return Shard(self.path.name, self.split, self.tokens, self.documents, self.text_bytes, sha256)
+        return Shard(self.path.name, self.split, self.tokens, self.documents, self.text_bytes, self.sha256)
 
     def discard(self) -> None:
         self.file.close()

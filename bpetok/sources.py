@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpetok.errors import DataError
+from bpetok.text import as_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _text_of_row(line: bytes, field: str, where: str) -> bytes:
             f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}", hint="name it with --field"
         )
     text: str = row[field]
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    return as_bytes(text)
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:

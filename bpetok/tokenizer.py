@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from bpetok import _core, formats
 from bpetok.errors import SpecialTokenError, UnknownTokenError
 from bpetok.streams import Window
+from bpetok.text import Text, as_bytes
 from bpetok.vocab import Vocab
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Text = str | bytes
 Ids: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]]"
 Special = Literal["all"] | AbstractSet[str]
 
@@ -90,7 +90,7 @@ class Tokenizer:
         Raises:
             SpecialTokenError: the text holds a disallowed special token; a ValueError, as in tiktoken.
         """
-        data = _as_bytes(text)
+        data = as_bytes(text)
         allowed = self._allowed(data, allowed_special, disallowed_special)
         if not allowed:
             return self.encode_ordinary(data)
@@ -103,7 +103,7 @@ class Tokenizer:
         """The ids of a text in which special tokens are text: `encode(text, disallowed_special=())`."""
         if self._needs_regex:
             return list(map(int, self._encode_by_regex(text)))
-        return self._encoder.encode(_as_bytes(text))
+        return self._encoder.encode(as_bytes(text))
 
     def encode_to_numpy(
         self,
@@ -115,7 +115,7 @@ class Tokenizer:
         """The ids of a text as an array, shape (ids,); arguments and errors as `encode`."""
         import numpy as np
 
-        data = _as_bytes(text)
+        data = as_bytes(text)
         allowed = self._allowed(data, allowed_special, disallowed_special)
         if not allowed:
             return self._ordinary_to_numpy(data)
@@ -123,7 +123,7 @@ class Tokenizer:
             np.array([part], np.uint32) if isinstance(part, int) else self._ordinary_to_numpy(part)
             for part in self._parts(data, allowed)
         ]
-        return np.concatenate(parts)
+        return np.concatenate([np.zeros(0, np.uint32), *parts])
 
     def encode_batch(
         self,
@@ -134,7 +134,7 @@ class Tokenizer:
         disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> list[list[int]]:
         """The ids of many texts, on up to `num_threads` threads; arguments and errors as `encode`."""
-        batch = [_as_bytes(one) for one in text]
+        batch = [as_bytes(one) for one in text]
         if not any(self._allowed(one, allowed_special, disallowed_special) for one in batch):
             return self.encode_ordinary_batch(batch, num_threads=num_threads)
         return [
@@ -145,7 +145,7 @@ class Tokenizer:
         """The ids of many texts in which special tokens are text."""
         if self._needs_regex:
             return [self.encode_ordinary(one) for one in text]
-        return self._encoder.encode_batch([_as_bytes(one) for one in text], num_threads)
+        return self._encoder.encode_batch([as_bytes(one) for one in text], num_threads)
 
     def encode_batch_to_numpy(
         self, text: Sequence[Text], *, num_threads: int = 8
@@ -158,7 +158,7 @@ class Tokenizer:
         import numpy as np
 
         if not self._needs_regex:
-            return self._encoder.encode_batch_to_numpy([_as_bytes(one) for one in text], num_threads)
+            return self._encoder.encode_batch_to_numpy([as_bytes(one) for one in text], num_threads)
         arrays = [self._encode_by_regex(one) for one in text]
         offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return np.concatenate([np.zeros(0, np.uint32), *arrays]), offsets
@@ -170,11 +170,11 @@ class Tokenizer:
         pattern that has no scanner, or none at all, the whole text.
         """
         if self._needs_regex or self._vocab.pattern is None:
-            yield self._ordinary_to_numpy(b"".join(_as_bytes(chunk) for chunk in chunks))
+            yield self._ordinary_to_numpy(b"".join(as_bytes(chunk) for chunk in chunks))
             return
         window = Window()
         for chunk in chunks:
-            if window.add(_as_bytes(chunk)):
+            if window.add(as_bytes(chunk)):
                 ids, covered = self._encoder.encode_stable(window.text)
                 window.drop(covered)
                 yield ids
@@ -184,7 +184,7 @@ class Tokenizer:
         """How many ids `encode_ordinary` gives for the text."""
         if self._needs_regex:
             return len(self._encode_by_regex(text))
-        return self._encoder.count(_as_bytes(text))
+        return self._encoder.count(as_bytes(text))
 
     def encode_single_token(self, text_or_bytes: Text) -> int:
         """The id of one token, special tokens included.
@@ -192,7 +192,7 @@ class Tokenizer:
         Raises:
             UnknownTokenError: it is no token; a KeyError, as in tiktoken.
         """
-        token = _as_bytes(text_or_bytes)
+        token = as_bytes(text_or_bytes)
         if token in self._vocab.ranks:
             return self._vocab.ranks[token]
         special = token.decode("utf-8", "replace")
@@ -361,7 +361,7 @@ class Tokenizer:
     def _ordinary_to_numpy(self, text: Text) -> NDArray[np.uint32]:
         if self._needs_regex:
             return self._encode_by_regex(text)
-        return self._encoder.encode_to_numpy(_as_bytes(text))
+        return self._encoder.encode_to_numpy(as_bytes(text))
 
     def _encode_by_regex(self, text: Text) -> NDArray[np.uint32]:
         """Cuts with the `regex` module, merges in the core."""
@@ -388,7 +388,7 @@ class Tokenizer:
         return self._vocab.ranks
 
     def _encode_single_piece(self, text_or_bytes: Text) -> list[int]:
-        return self._encoder.encode_piece(_as_bytes(text_or_bytes))
+        return self._encoder.encode_piece(as_bytes(text_or_bytes))
 
 
 def load(
@@ -407,18 +407,6 @@ def load(
         VocabError: the vocabulary breaks its own rules.
     """
     return Tokenizer(formats.read(Path(path), pattern=pattern, special_tokens=special_tokens))
-
-
-def _as_bytes(text: Text) -> bytes:
-    """The text as UTF-8; lone surrogates count as U+FFFD, the two halves of a pair as one character."""
-    if isinstance(text, bytes):
-        return text
-    if not isinstance(text, str):
-        return bytes(memoryview(text))
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
 @lru_cache(maxsize=128)

@@ -11,10 +11,11 @@ from pathlib import Path
 from bpetok import _core
 from bpetok.counts import PretokenCounts
 from bpetok.errors import DataError, VocabError
+from bpetok.text import Text
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import Vocab
 
-Source = PretokenCounts | Path | str | bytes | Iterable[Path | str | bytes]
+Source = PretokenCounts | Path | Text | Iterable[Path | Text]
 Progress = Callable[[str, int], object]
 
 
@@ -82,10 +83,10 @@ def train(
 
 
 def _count(
-    source: Path | str | bytes | Iterable[Path | str | bytes], pattern: str | None, field: str, report: Progress
+    source: Path | Text | Iterable[Path | Text], pattern: str | None, field: str, report: Progress
 ) -> PretokenCounts:
     counts = PretokenCounts(pattern)
-    for text in [source] if isinstance(source, Path | str | bytes) else source:
+    for text in [source] if isinstance(source, Path | Text) else source:
         if isinstance(text, Path):
             counts.add_file(text, field=field, progress=lambda amount: report("scan", amount))
         else:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 
 from bpetok import patterns
 from bpetok.errors import UnknownIdError, VocabError
+from bpetok.text import as_bytes
 
 MAX_ID = (1 << 24) - 1  # Decoder::kMaxId in csrc/decode.h
 Pair = tuple[int, int]
@@ -31,7 +33,7 @@ class Vocab:
     Args:
         ranks: the bytes of each token that merges, and its id, which is also its rank. Ids may leave gaps.
         special_tokens: the text of each token that is never merged, and its id. Two may share an id (o200k_harmony
-            has such a pair), which then decodes to the first.
+            has such a pair), which then decodes to the one that sorts first.
         pattern: how text is cut: a name, a regular expression or None. See `bpetok.patterns`.
         merges: the pairs of ids that training merged, in order, where they are known.
         name: what to call it; not part of its identity.
@@ -57,9 +59,15 @@ class Vocab:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         object.__setattr__(self, "merges", None if self.merges is None else tuple(self.merges))
         object.__setattr__(self, "pattern", patterns.resolve(self.pattern).regex)
+        self._check_texts()
         self._check_tokens()
         self._check_special_tokens()
         self._check_merges()
+
+    def _check_texts(self) -> None:
+        for text in self.special_tokens:
+            if as_bytes(text).decode() != text:
+                raise VocabError(f"vocab: a special token must be text without lone surrogates, got {text!r}")
 
     def _check_tokens(self) -> None:
         for byte in range(256):
@@ -73,19 +81,19 @@ class Vocab:
                 raise VocabError(f"vocab: an id must be in 0 to {MAX_ID}, got {value}")
         ids = [*self.ranks.values(), *set(self.special_tokens.values())]
         if len(self._by_id) != len(ids):
-            twice = next(value for value in self._by_id if ids.count(value) > 1)
+            twice, _ = Counter(ids).most_common(1)[0]
             raise VocabError(f"vocab: an id must belong to one token, got two for id {twice}")
 
     def _check_special_tokens(self) -> None:
         for text in self.special_tokens:
             if not text:
                 raise VocabError("vocab: a special token must not be empty")
-            if text.encode() in self.ranks:
+            if as_bytes(text) in self.ranks:
                 raise VocabError(f"vocab: a special token must not also merge, got {text!r}")
 
     def _check_merges(self) -> None:
         for left, right in self.merges or ():
-            if self._by_id.get(left, b"") + self._by_id.get(right, b"") not in self.ranks:
+            if {left, right} - self._by_id.keys() or self[left] + self[right] not in self.ranks:
                 raise VocabError(f"vocab: a merge must make a token, got ({left}, {right})")
 
     @classmethod
@@ -105,7 +113,7 @@ class Vocab:
         """
         tokens = [bytes([byte]) for byte in range(256)]
         for left, right in merges:
-            if max(left, right) >= len(tokens):
+            if not 0 <= min(left, right) <= max(left, right) < len(tokens):
                 raise VocabError(f"vocab: a merge must join earlier tokens, got ({left}, {right}) for id {len(tokens)}")
             tokens.append(tokens[left] + tokens[right])
         ranks = {token: rank for rank, token in enumerate(tokens)}
@@ -121,7 +129,7 @@ class Vocab:
     @cached_property
     def _by_id(self) -> dict[int, bytes]:
         by_id = {token_id: token for token, token_id in self.ranks.items()}
-        return by_id | {token_id: text.encode() for text, token_id in [*self.special_tokens.items()][::-1]}
+        return by_id | {token_id: text.encode() for text, token_id in sorted(self.special_tokens.items(), reverse=True)}
 
     def __getitem__(self, token_id: int) -> bytes:
         """The bytes of an id, special tokens included.

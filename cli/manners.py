@@ -145,12 +145,22 @@ class Advance(Protocol):
 
 
 @contextlib.contextmanager
-def progress(what: str, total: float | None, *, unit: str = "", quiet: bool = False) -> Iterator[Advance]:
-    """A bar on stderr with rate and time left, for work that takes over a second and a terminal that shows it."""
+def progress(
+    what: str, total: float | None, *, unit: str = "", done: float = 0, quiet: bool = False
+) -> Iterator[Advance]:
+    """A bar on stderr with rate and time left, for work that takes over a second and a terminal that shows it.
+
+    Args:
+        what: the work.
+        total: how much there is of it, in `unit`; None where that is not known.
+        unit: what is counted.
+        done: how much was done before.
+        quiet: show none.
+    """
     if quiet or not sys.stderr.isatty():
         yield _say_nothing
         return
-    bar = _Bar(what, total, unit)
+    bar = _Bar(what, total, unit, done)
     try:
         yield bar.advance
     finally:
@@ -162,9 +172,9 @@ def _say_nothing(amount: float, note: str = "") -> None:
 
 
 class _Bar:
-    def __init__(self, what: str, total: float | None, unit: str) -> None:
+    def __init__(self, what: str, total: float | None, unit: str, done: float) -> None:
         self.what, self.total, self.unit = what, total, unit
-        self.done = 0.0
+        self.done = self.done_before = done
         self.started = time.monotonic()
         self.shown: Any = None
 
@@ -174,7 +184,7 @@ class _Bar:
         if self.shown is None and seconds > 1:
             self._show()
         if self.shown is not None:
-            rate = f"{_short(self.done / seconds)}{self.unit}/s"
+            rate = f"{_short((self.done - self.done_before) / seconds)}{self.unit}/s"
             self.shown.update(self.task, completed=self.done, rate=rate, note=note)
 
     def _show(self) -> None:
@@ -182,7 +192,7 @@ class _Bar:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         texts = TextColumn("{task.percentage:>3.0f}% {task.fields[rate]} {task.fields[note]}")
-        columns = (TextColumn(self.what), BarColumn(), texts, TimeRemainingColumn())
+        columns = (TextColumn(self.what), BarColumn(bar_width=24), texts, TimeRemainingColumn(compact=True))
         self.shown = Progress(*columns, console=Console(stderr=True), transient=True)
         self.task = self.shown.add_task(self.what, total=self.total, rate="", note="")
         self.shown.start()

@@ -150,8 +150,9 @@ def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
         def move(stage: str, to: int, total: int, *, unit: str, note: str = "") -> None:
             if stage not in bars:
                 stack.close()
-                bars[stage] = stack.enter_context(progress(stage, total, unit=unit, quiet=quiet))
-            bars[stage](to - done.get(stage, 0), note=note)
+                done[stage] = to - 1 if unit == " steps" else 0  # a resumed run's first step is not its first
+                bars[stage] = stack.enter_context(progress(stage, total, unit=unit, done=done[stage], quiet=quiet))
+            bars[stage](to - done[stage], note=note)
             done[stage] = to
 
         def show(event: Any) -> None:

@@ -198,16 +198,18 @@ Progress checked_progress(std::optional<nb::callable> progress) {
     };
 }
 
-void count_text(PretokenCounts& self, Bytes pattern, nb::handle text_object) {
-    const Bytes text = text_of(text_object);
-    const NoGil no_gil;
-    self.add_text(pattern_named(pattern), text);
+// The table changes, so these keep the GIL; where there is none, nb::lock_self guards the object.
+void count_text(PretokenCounts& self, Bytes pattern, nb::handle text) {
+    self.add_text(pattern_named(pattern), text_of(text));
 }
 
-std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text_object) {
-    const Bytes text = text_of(text_object);
-    const NoGil no_gil;
-    return self.add_stable(pattern_named(pattern), text);
+std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text) {
+    return self.add_stable(pattern_named(pattern), text_of(text));
+}
+
+int char_class(std::uint32_t code_point) {
+    if (code_point > kLastCodePoint) throw nb::value_error("a code point must be at most U+10FFFF");
+    return static_cast<int>(class_of(code_point));
 }
 
 nb::list count_items(const PretokenCounts& self) {
@@ -297,12 +299,13 @@ void bind_training(nb::module_& m) {
     };
     nb::class_<PretokenCounts>(m, "PretokenCounts")
         .def(nb::init<>())
-        .def("add", add, "pretoken"_a, "times"_a = 1, nb::sig("def add(self, pretoken: bytes, times: int = 1) -> None"))
-        .def("add_text", count_text, "pattern"_a, "text"_a,
+        .def("add", add, "pretoken"_a, "times"_a = 1, nb::lock_self(),
+             nb::sig("def add(self, pretoken: bytes, times: int = 1) -> None"))
+        .def("add_text", count_text, "pattern"_a, "text"_a, nb::lock_self(),
              nb::sig("def add_text(self, pattern: str, text: str | bytes) -> None"))
-        .def("add_stable", count_stable, "pattern"_a, "text"_a)
-        .def("merge", &PretokenCounts::merge, "other"_a)
-        .def("items", count_items, nb::sig("def items(self) -> list[tuple[bytes, int]]"))
+        .def("add_stable", count_stable, "pattern"_a, "text"_a, nb::lock_self())
+        .def("merge", &PretokenCounts::merge, "other"_a.lock(), nb::lock_self())
+        .def("items", count_items, nb::lock_self(), nb::sig("def items(self) -> list[tuple[bytes, int]]"))
         .def_prop_ro("total", &PretokenCounts::total)
         .def("__len__", [](const PretokenCounts& self) { return self.entries().size(); });
     m.def("train", train_merges, "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
@@ -324,8 +327,7 @@ NB_MODULE(_core, m) {
         [](Bytes pattern, nb::handle text) { return to_numpy(pretoken_ends(pattern_named(pattern), text_of(text))); },
         "pattern"_a, "text"_a,
         nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
-    m.def(
-        "char_class", [](std::uint32_t code_point) { return static_cast<int>(class_of(code_point)); }, "code_point"_a);
+    m.def("char_class", char_class, "code_point"_a);
     m.attr("unicode_version") = kUnicodeVersion;
     m.attr("version") = BPETOK_VERSION;
 }

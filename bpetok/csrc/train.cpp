@@ -42,7 +42,9 @@ Bytes PretokenCounts::keep(Bytes pretoken) {
 
 void PretokenCounts::add(Bytes pretoken, Count times) {
     if (times < 1) throw DataError("counts: a count must be at least 1, got " + std::to_string(times));
-    if (__builtin_add_overflow(total_, times, &total_)) throw DataError("counts: the total must fit 64 bits");
+    Count total = 0;
+    if (__builtin_add_overflow(total_, times, &total)) throw DataError("counts: the total must fit 64 bits");
+    total_ = total;
     std::size_t& slot = slots_[place(pretoken)];
     if (slot != 0) {
         entries_[slot - 1].count += times;
@@ -129,7 +131,14 @@ void Merger::lay_out(const PretokenCounts& counts) {
         return a.count != b.count ? a.count > b.count : a.pretoken < b.pretoken;
     });
     std::size_t total = 1;
-    for (const auto& entry : entries) total += entry.pretoken.size() + 1;
+    Count pairs = 0;  // of neighbours in all; no pair can occur more often
+    for (const auto& entry : entries) {
+        total += entry.pretoken.size() + 1;
+        Count inside = 0;
+        if (__builtin_mul_overflow(entry.count, static_cast<Count>(entry.pretoken.size() - 1), &inside) ||
+            __builtin_add_overflow(pairs, inside, &pairs))
+            throw DataError("train: the number of pairs in all pretokens must fit 64 bits");
+    }
     if (total > std::numeric_limits<Position>::max())
         throw DataError("train: the distinct pretokens must hold fewer than 2^32 bytes, got " + std::to_string(total));
     cells_.reserve(total);

@@ -55,7 +55,7 @@ using Progress = std::function<void(std::size_t)>;
 // The first `merges` merges of byte-pair encoding: each time the pair that occurs most often (places that overlap
 // count each), of equal ones that with the smallest left id, then the smallest right id. Merge i makes id 256 + i.
 // Stops early when no pair occurs `min_count` times. The result does not depend on the order of the counts.
-// Throws DataError if the distinct pretokens hold 2^32 bytes or more.
+// Throws DataError if the distinct pretokens hold 2^32 bytes or more, or all of them together 2^63 pairs.
 // Memory: about 20 bytes for each byte of distinct pretokens.
 std::vector<Merge> train(const PretokenCounts& counts, std::size_t merges, Count min_count, const Progress& progress);
 

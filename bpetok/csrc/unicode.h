@@ -12,6 +12,9 @@ namespace bpetok {
 // The classes that the named patterns tell apart. `upper` is \p{Lu}\p{Lt}, `letter` is \p{Lm}\p{Lo}.
 enum class CharClass : std::uint8_t { other, upper, lower, letter, mark, number, space };
 
+inline constexpr std::uint32_t kLastCodePoint = 0x10FFFF;
+
+// Requires: code_point <= kLastCodePoint.
 inline CharClass class_of(std::uint32_t code_point) {
     const std::uint32_t block = kUnicodeStage1[code_point / kUnicodeBlock];
     return static_cast<CharClass>(kUnicodeStage2[block * kUnicodeBlock + code_point % kUnicodeBlock]);

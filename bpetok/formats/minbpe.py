@@ -36,8 +36,11 @@ def write_model(path: Path, pattern: str | None, special_tokens: Mapping[str, in
     Raises:
         FormatError: the pattern or a special token has blanks where the format loses them.
     """
-    if (pattern or "").strip() != (pattern or "") or "\n" in (pattern or ""):
-        raise FormatError(f"{path}: a pattern must not begin or end with blanks in this format, got {pattern!r}")
+    spelled = pattern or ""
+    if spelled.strip() != spelled or len(spelled.splitlines()) > 1:
+        raise FormatError(
+            f"{path}: a pattern must be one line without blanks around it in this format, got {pattern!r}"
+        )
     for text in special_tokens:
         if len(text.split()) != 1 or text.split()[0] != text:
             raise FormatError(f"{path}: a special token must not hold blanks in this format, got {text!r}")
@@ -62,15 +65,17 @@ def read_model(path: Path) -> tuple[str | None, dict[str, int], list[Pair]]:
     try:
         first_merge = 3 + int(lines[2])
         specials = [line.split() for line in lines[3:first_merge]]
-        merges = [_pair(line) for line in lines[first_merge:] if line]
+        merges = [_pair(line, 256 + i) for i, line in enumerate(filter(None, lines[first_merge:]))]
         special_tokens = {text: int(token_id) for text, token_id in specials}
     except ValueError as error:
         raise FormatError(f"{path}: must hold a count, special tokens with ids, and pairs of ids: {error}") from error
     return lines[1].strip() or None, special_tokens, merges
 
 
-def _pair(line: str) -> Pair:
+def _pair(line: str, made: int) -> Pair:
     left, right = map(int, line.split())
+    if not 0 <= min(left, right) <= max(left, right) < made:
+        raise ValueError(f"a merge must join earlier tokens, got {line!r}")
     return left, right
 
 

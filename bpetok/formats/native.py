@@ -84,19 +84,46 @@ def read(path: Path) -> Vocab:
         raise CorruptionError(
             f"{path}: sha256 must be {recorded}, got {_digest(document)}", hint="the file was altered"
         )
-    resolved_by = document["unicode"]
-    ranks = {base64.b64decode(token): i for i, token in enumerate(document["tokens"]) if token is not None}
     vocab = Vocab(
-        ranks,
-        document["special_tokens"],
+        _ranks(document["tokens"], path),
+        _special_tokens(document["special_tokens"], path),
         document["pattern"],
-        None if document["merges"] is None else [(left, right) for left, right in document["merges"]],
+        _merges(document["merges"], path),
         document["name"],
         document["provenance"],
     )
-    if vocab.split.unicode_version != resolved_by:
-        raise FormatError(f"{path}: unicode must be {vocab.split.unicode_version}, got {resolved_by}")
+    if vocab.split.unicode_version != document["unicode"]:
+        raise FormatError(f"{path}: unicode must be {vocab.split.unicode_version}, got {document['unicode']}")
     return vocab
+
+
+def _ranks(tokens: list[Any], path: Path) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    for token_id, token in enumerate(tokens):
+        if token is None:
+            continue
+        try:
+            decoded = base64.b64decode(token, validate=True)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{path}: tokens[{token_id}] must be base64, got {token!r:.40}") from error
+        if decoded in ranks:
+            raise FormatError(f"{path}: tokens[{token_id}] must stand once, got {decoded!r} again")
+        ranks[decoded] = token_id
+    return ranks
+
+
+def _special_tokens(special_tokens: dict[str, Any], path: Path) -> dict[str, int]:
+    for text, token_id in special_tokens.items():
+        if type(token_id) is not int:
+            raise FormatError(f"{path}: special_tokens[{text!r}] must be an id, got {token_id!r:.40}")
+    return special_tokens
+
+
+def _merges(merges: list[Any] | None, path: Path) -> list[tuple[int, int]] | None:
+    for i, pair in enumerate(merges or ()):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(type(token_id) is int for token_id in pair)):
+            raise FormatError(f"{path}: merges[{i}] must be a pair of ids, got {pair!r:.40}")
+    return None if merges is None else [(left, right) for left, right in merges]
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -111,7 +138,7 @@ def _parse(path: Path) -> dict[str, Any]:
             f"{path}: version must be {VERSION}, got {document.get('version')!r}", hint="a later bpetok wrote it"
         )
     for key, kinds in _KEYS.items():
-        if not isinstance(document.get(key), kinds):
+        if key not in document or not isinstance(document[key], kinds):
             raise FormatError(f"{path}: {key} must be {_names(kinds)}, got {document.get(key)!r:.40}")
     if document.get("semantics") != "rank":
         raise FormatError(f"{path}: semantics must be 'rank', got {document.get('semantics')!r}")

@@ -1,0 +1,29 @@
+"""Text: `str`, or `bytes` taken as UTF-8. Inside, it is always bytes."""
+
+from __future__ import annotations
+
+Text = str | bytes | bytearray | memoryview
+
+
+def as_bytes(text: Text) -> bytes:
+    r"""The text as UTF-8 bytes; bytes are taken as they are.
+
+    A lone surrogate in a `str` counts as U+FFFD, the two halves of a pair as the one character that they make, as in
+    tiktoken.
+
+    Raises:
+        TypeError: it is neither a `str` nor bytes.
+
+    >>> as_bytes("é"), as_bytes("\ud83d\ude42 \ud83d").decode()
+    (b'\xc3\xa9', '🙂 �')
+    """
+    if isinstance(text, bytes):
+        return text
+    if isinstance(text, str):
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    if isinstance(text, bytearray | memoryview):
+        return bytes(text)
+    raise TypeError(f"text must be str or bytes, got {type(text).__name__}")
