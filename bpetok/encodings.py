@@ -210,6 +210,7 @@ def _download(name: str, file: RankFile, kept: Path) -> bytes:
 
     downloader = pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS)
     pooch.get_logger().setLevel("WARNING")
+    damaged = ", and the file there has another sha256" if kept.exists() else ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = pooch.retrieve(file.url, f"sha256:{file.sha256}", "ranks", folder, downloader=downloader)
@@ -217,5 +218,5 @@ def _download(name: str, file: RankFile, kept: Path) -> bytes:
     except Exception as error:  # pooch and requests raise many kinds, ValueError for a wrong checksum among them
         raise UnavailableError(
             f"{name}: {file.url} is not on this machine and could not be downloaded: {error}",
-            hint=f"fetch it elsewhere and put it here: {kept}",
+            hint=f"fetch it elsewhere and put it here: {kept}{damaged}",
         ) from error

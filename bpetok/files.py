@@ -13,10 +13,15 @@ def partial(path: Path) -> Path:
 
 def publish(written: Path, path: Path) -> None:
     """Gives a written and closed file its final name, durably: its bytes first, then its name."""
-    with open(written, "rb+") as file:
-        os.fsync(file.fileno())
+    sync_file(written)
     os.replace(written, path)
     sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's bytes durable."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

@@ -33,7 +33,7 @@ def read_decimal(file: BinaryIO) -> Iterator[list[int]]:
 
 def _decimal(words: list[bytes], before: int) -> list[int]:
     for i, word in enumerate(words, start=before + 1):
-        if not word.isdigit():
+        if not word.isdigit() or len(word) > 20:
             raise DataError(f"ids: word {i} must be a decimal id, got {word[:40]!r}")
     return [int(word) for word in words]
 

@@ -18,7 +18,6 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from bpetok.tokenizer import Tokenizer
 
 HEADER_BYTES = 1024
+_NOT_WHOLE = "if a call was killed here, remove its .bin files and run it again; else name another folder"
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 SHARD_TOKENS = 100_000_000
@@ -54,7 +54,10 @@ PROBE = "Hello, world! 12345 don't\n\n  naïve 東京 🙂\n"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file: its name, split, ids, documents that begin in it, bytes of their text in it, and checksum."""
+    """One file: its name, split, ids, documents that begin in it, bytes of text, and checksum.
+
+    A document that the border of the splits cuts begins once in either.
+    """
 
     file: str
     split: str
@@ -109,7 +112,7 @@ class Manifest:
         if not path.is_file():
             raise FormatError(
                 f"{folder}: must hold {MANIFEST}, which is written last",
-                hint="the folder holds no shards, or `bpetok shard` was stopped before it was done: run it again",
+                hint=_NOT_WHOLE,
             )
         try:
             document = json.loads(path.read_bytes())
@@ -154,21 +157,22 @@ def write(
     folder: str | Path,
     *,
     shard_tokens: int = SHARD_TOKENS,
-    val_fraction: float = 0.01,
+    val_fraction: float | None = None,
     sources: Sequence[str] = (),
 ) -> Manifest:
     """Encodes documents into a folder of shards.
 
     Special tokens in the text are text. Which documents validate is decided by a hash of their bytes, so it does not
-    depend on their order; of fewer than 100 documents, the last tenth of the text validates, cut at a line. No file
-    appears before all of them are written, and the manifest last.
+    depend on their order (but where the hash picks none, the last one does). Of fewer than 100 documents, the end of
+    the text validates, cut at a line. No file appears before all of them are written, and the manifest last.
 
     Args:
         documents: the texts.
         tokenizer: must have "<|endoftext|>".
         folder: made if it is not there; must not hold shards yet.
         shard_tokens: ids to a file.
-        val_fraction: share of the documents that validate; 0 for none at all.
+        val_fraction: share of the documents that validate, a hundredth unless told; of fewer than 100, share of the
+            text, a tenth unless told. 0 for none at all.
         sources: what to name as the documents' origin.
 
     Raises:
@@ -177,7 +181,7 @@ def write(
         FormatError: the folder holds shards already.
     """
     folder = Path(folder)
-    if not 0 <= val_fraction < 1:
+    if not 0 <= (val_fraction or 0) < 1:
         raise DataError(f"shards: val_fraction must be in 0 to below 1, got {val_fraction}")
     if not 1 <= shard_tokens <= MAX_SHARD_TOKENS:
         raise DataError(f"shards: shard_tokens must be in 1 to {MAX_SHARD_TOKENS:,}, got {shard_tokens:,}")
@@ -188,9 +192,10 @@ def write(
         for split, text in _split(_texts(documents), val_fraction):
             writer.add(split, text)
         manifest = writer.finish(sources)
-    finally:
-        writer.close()
-    write_atomically(folder / MANIFEST, manifest.to_json().encode())
+        write_atomically(folder / MANIFEST, manifest.to_json().encode())
+    except BaseException:
+        writer.discard()
+        raise
     return manifest
 
 
@@ -199,14 +204,14 @@ def _texts(documents: Iterable[Document | Text]) -> Iterable[bytes]:
         yield document.text if isinstance(document, Document) else as_bytes(document)
 
 
-def _split(texts: Iterable[bytes], val_fraction: float) -> Iterable[tuple[str, bytes]]:
+def _split(texts: Iterable[bytes], val_fraction: float | None) -> Iterable[tuple[str, bytes]]:
     """Each text with the split it belongs to. Holds the first hundred documents back to see how many there are."""
     texts = iter(texts)
     first = list(islice(texts, FEW_DOCUMENTS))
-    if val_fraction > 0 and len(first) < FEW_DOCUMENTS:
-        yield from _split_at_line(first)
+    if val_fraction != 0 and len(first) < FEW_DOCUMENTS:
+        yield from _split_at_line(first, 0.1 if val_fraction is None else val_fraction)
     else:
-        yield from _split_by_hash(chain(first, texts), val_fraction)
+        yield from _split_by_hash(chain(first, texts), 0.01 if val_fraction is None else val_fraction)
 
 
 def _split_by_hash(texts: Iterable[bytes], val_fraction: float) -> Iterable[tuple[str, bytes]]:
@@ -226,9 +231,9 @@ def _split_of(text: bytes, val_fraction: float) -> str:
     return "val" if hashed < val_fraction * 2**64 else "train"
 
 
-def _split_at_line(texts: list[bytes]) -> Iterable[tuple[str, bytes]]:
-    """Splits a text that is in few documents at nine tenths of it."""
-    left = max(1, sum(map(len, texts)) * 9 // 10)
+def _split_at_line(texts: list[bytes], val_fraction: float) -> Iterable[tuple[str, bytes]]:
+    """Splits a text that is in few documents where its last share begins; a document may be cut in two."""
+    left = max(1, int(sum(map(len, texts)) * (1 - val_fraction)))
     for i, text in enumerate(texts):
         if left <= 0:
             yield "val", text
@@ -267,6 +272,7 @@ class _Writer:
         self.shard_tokens = shard_tokens
         self.end_of_text = tokenizer.eot_token
         self.dtype = "uint16" if tokenizer.n_vocab <= 1 << 16 else "uint32"
+        self.byte_lengths = tokenizer.token_byte_lengths()
         self.files: dict[str, list[_File]] = {"train": [], "val": []}
         _make_empty(folder)
 
@@ -275,20 +281,19 @@ class _Writer:
 
         if not text:
             return
-        chunks = [text[start : start + _ENCODE_BYTES] for start in range(0, len(text), _ENCODE_BYTES)]
-        ids = np.concatenate([np.array([self.end_of_text], np.uint32), *self.tokenizer.encode_stream(chunks)])
-        begins, bytes_left = 1, len(text)
+        self._append(split, np.array([self.end_of_text], np.uint32))
+        self.files[split][-1].documents += 1
+        view = memoryview(text)
+        chunks = (view[start : start + _ENCODE_BYTES] for start in range(0, len(view), _ENCODE_BYTES))
+        for ids in self.tokenizer.encode_stream(chunks):
+            self._append(split, ids)
+
+    def _append(self, split: str, ids: NDArray[np.uint32]) -> None:
         while len(ids):
             file = self._file(split)
             room = self.shard_tokens - file.tokens
             part, ids = ids[:room], ids[room:]
-            part_bytes = len(self.tokenizer.decode_bytes(part)) - begins * self._eot_bytes if len(ids) else bytes_left
-            file.append(part.astype(self.dtype), begins, part_bytes)
-            begins, bytes_left = 0, bytes_left - part_bytes
-
-    @cached_property
-    def _eot_bytes(self) -> int:
-        return len(self.tokenizer.decode_single_token_bytes(self.end_of_text))
+            file.append(part.astype(self.dtype), int(self.byte_lengths[part].sum()))
 
     def _file(self, split: str) -> _File:
         """The split's last file, or a new one where that is full."""
@@ -315,8 +320,8 @@ class _Writer:
             shards=tuple(file.publish() for file in files),
         )
 
-    def close(self) -> None:
-        """Takes away what was not published."""
+    def discard(self) -> None:
+        """Takes away all that was written."""
         for files in self.files.values():
             for file in files:
                 file.discard()
@@ -335,7 +340,7 @@ def _make_empty(folder: Path) -> None:
     for left in folder.glob(".*.bin.*.partial"):
         left.unlink()
     if found := sorted(folder.glob("*.bin")):
-        raise FormatError(f"{folder}: must hold no .bin files yet, got {found[0].name}", hint="name another folder")
+        raise FormatError(f"{folder}: must hold no .bin files yet, got {found[0].name}", hint=_NOT_WHOLE)
 
 
 class _File:
@@ -345,14 +350,14 @@ class _File:
         self.path, self.split, self.dtype = path, split, dtype
         self.tokens = self.documents = self.text_bytes = 0
         self.sha256 = ""
+        self.published = False
         self.written = partial(path)
         self.file = self.written.open("wb+")
         self.file.write(bytes(HEADER_BYTES))
 
-    def append(self, ids: NDArray[np.unsignedinteger[Any]], documents: int, text_bytes: int) -> None:
+    def append(self, ids: NDArray[np.unsignedinteger[Any]], text_bytes: int) -> None:
         self.file.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
         self.tokens += len(ids)
-        self.documents += documents
         self.text_bytes += text_bytes
 
     def finish(self) -> None:
@@ -372,11 +377,14 @@ class _File:
     def publish(self) -> Shard:
         """Gives the file its name."""
         publish(self.written, self.path)
+        self.published = True
         return Shard(self.path.name, self.split, self.tokens, self.documents, self.text_bytes, self.sha256)
 
     def discard(self) -> None:
         self.file.close()
         self.written.unlink(missing_ok=True)
+        if self.published:
+            self.path.unlink(missing_ok=True)
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

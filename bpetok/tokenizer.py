@@ -20,7 +20,7 @@ from bpetok import _core, formats
 from bpetok.errors import SpecialTokenError, UnknownTokenError
 from bpetok.streams import Window
 from bpetok.text import Text, as_bytes
-from bpetok.vocab import Vocab
+from bpetok.vocab import END_OF_TEXT, Vocab
 
 if TYPE_CHECKING:
     import numpy as np
@@ -290,12 +290,12 @@ class Tokenizer:
         Raises:
             UnknownTokenError: the vocabulary has none; a KeyError, as in tiktoken.
         """
-        if "<|endoftext|>" not in self._vocab.special_tokens:
+        if END_OF_TEXT not in self._vocab.special_tokens:
             raise UnknownTokenError(
-                f"{self.name}: has no special token '<|endoftext|>'",
-                hint='train with special_tokens=["<|endoftext|>"] (the command line does unless --no-specials)',
+                f"{self.name}: has no special token {END_OF_TEXT!r}",
+                hint=f"train with special_tokens=[{END_OF_TEXT!r}] (the command line does unless --no-specials)",
             )
-        return self._vocab.special_tokens["<|endoftext|>"]
+        return self._vocab.special_tokens[END_OF_TEXT]
 
     @cached_property
     def special_tokens_set(self) -> set[str]:

@@ -51,7 +51,7 @@ def train(
 
     Raises:
         VocabError: `vocab_size` is under 256, or a special token is also a token that merges.
-        DataError: the source holds no text; or a row is not as it has to be.
+        DataError: the source holds no text, a row is not as it has to be, or an argument is out of range.
         PatternError: the pattern is unknown or does not compile.
 
     >>> tok = train("low lower lowest", vocab_size=259, pattern="gpt2")
@@ -60,6 +60,10 @@ def train(
     """
     if vocab_size < 256:
         raise VocabError(f"train: vocab_size must be at least 256, one for each byte, got {vocab_size}")
+    if isinstance(special_tokens, str):
+        raise VocabError(f"train: special_tokens must be a list of texts, got the text {special_tokens!r}")
+    if min_count < 1:
+        raise DataError(f"train: min_count must be at least 1, got {min_count}")
     if tie_break != "smallest":
         raise DataError(f'train: tie_break must be "smallest", got {tie_break!r}')
     report = progress or (lambda stage, amount: None)

@@ -19,6 +19,7 @@ from bpetok import patterns
 from bpetok.errors import UnknownIdError, VocabError
 from bpetok.text import as_bytes
 
+END_OF_TEXT = "<|endoftext|>"
 MAX_ID = (1 << 24) - 1  # Decoder::kMaxId in csrc/decode.h
 Pair = tuple[int, int]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True))
 @tokenizer_option
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False), help="The folder to write.")
-@click.option("--shard-tokens", type=int, default=100_000_000, show_default=True, help="Ids to a file.")
-@click.option("--val-fraction", type=float, default=0.01, show_default=True, help="Share of documents that validate.")
+@click.option("--shard-tokens", type=click.IntRange(min=1), help="Ids to a file.  [default: 100,000,000]")
+@click.option("--val-fraction", type=float, help="Share that validates; see above.")
 @click.option("--field", default="text", show_default=True, help="Where a .jsonl row has its text.")
 @json_option
 @quiet_option
@@ -30,8 +30,8 @@ def shard(
     files: tuple[str, ...],
     tokenizer: str,
     output: str,
-    shard_tokens: int,
-    val_fraction: float,
+    shard_tokens: int | None,
+    val_fraction: float | None,
     field: str,
     as_json: bool,
     quiet: bool,
@@ -39,8 +39,8 @@ def shard(
     """Encode text files, folders of them, or .jsonl files into llm.c's .bin files with a manifest.
 
     A text file is one document, a .jsonl row is one. The id of <|endoftext|> stands before each; special tokens in
-    the text are text. Of 100 documents or more, --val-fraction of them validate; of fewer, the last tenth of the
-    text does.
+    the text are text. Of 100 documents or more, one in a hundred validates; of fewer, the last tenth of the
+    text does, cut at a line; --val-fraction sets another share.
 
     \b
     Examples:
@@ -57,7 +57,12 @@ def shard(
         documents = _documents(paths, field, advance)
         sources = [os.path.basename(path) for path in paths]
         manifest = shards.write(
-            documents, tok, output, shard_tokens=shard_tokens, val_fraction=val_fraction, sources=sources
+            documents,
+            tok,
+            output,
+            shard_tokens=shard_tokens or shards.SHARD_TOKENS,
+            val_fraction=val_fraction,
+            sources=sources,
         )
     if as_json:
         print_json({"output": output, "fingerprint": manifest.fingerprint, "splits": _totals(manifest)})

@@ -32,4 +32,4 @@ for command in (model.quickstart, model.train, model.sample):
 
 def main() -> NoReturn:
     """The entry point."""
-    manners.run(group, {errors.ConfigError: 2, errors.CheckpointError: 4, errors.Preempted: 75})
+    manners.run(group, {errors.ConfigError: 2, errors.Preempted: 75})

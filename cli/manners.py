@@ -24,7 +24,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 
 import click
 
@@ -53,6 +54,8 @@ _CODES: dict[type[Exception], int] = {
 
 def run(command: click.Command, codes: Mapping[type[Exception], int] | None = None) -> NoReturn:
     """Runs a command line to its exit; `codes` are exit codes of further errors."""
+    # Text goes out as UTF-8 whatever the locale says, as it came in.
+    cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         with command.make_context(command.name, sys.argv[1:]) as context:
             command.invoke(context)

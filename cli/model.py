@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -79,7 +80,7 @@ def _print_quickstart(result: QuickstartResult) -> None:
         f"{result.text_bytes:,} bytes of text, {result.train.steps:,} steps, {result.train.tokens:,} tokens, "
         f"{result.seconds:.0f} s in all\n"
         f"loss curve: {result.curve}\n"
-        f"more samples: lm sample {result.run} --prompt 'def '"
+        f"more samples: lm sample {shlex.quote(str(result.run))} --seed 1"
     )
 
 
@@ -87,7 +88,7 @@ def _print_quickstart(result: QuickstartResult) -> None:
 
 
 @click.command(short_help="Train a model as a configuration says.")
-@click.argument("config", metavar="CONFIG.toml|RUN", type=click.Path(exists=True, path_type=Path))
+@click.argument("config", metavar="CONFIG.toml|NAME|RUN", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as model.width=128; may repeat.")
 @click.option("--device", help="auto, cpu, cuda or mps, in place of the configuration's.")
@@ -103,11 +104,13 @@ def train(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model. CONFIG.toml describes a run; a RUN folder has its own, to go on with.
+    """Train a model. CONFIG.toml describes a run; NAME is one that comes with the package, to be told where the data
+    are; a RUN folder has its own, to go on with.
 
     \b
     Examples:
       lm train gpt.toml -o runs/gpt
+      lm train 02-bigram --set data.shards=shards --set data.tokenizer=my.bpetok
       lm train gpt.toml -o runs/wide --set model.width=256 --device cuda
       lm train runs/gpt --resume
     """
@@ -117,19 +120,33 @@ def train(
     from lm.train import train as run_training
 
     run_dir = output or (config if config.is_dir() else Path("runs") / config.stem)
-    path = config / "config.toml" if config.is_dir() else config
-    loaded = load_config(path, [*overrides, *([f"run.device={device}"] if device else [])])
+    loaded = load_config(_config_file(config), [*overrides, *([f"run.device={device}"] if device else [])])
     go_on = resume and latest(run_dir / "checkpoints") is not None
     click.echo(f"run folder: {run_dir}", err=True)
     try:
         with _shown_events(quiet) as on_event:
             result = run_training(loaded, run_dir, resume=go_on, on_event=on_event)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(f"{interrupt}; go on with: lm train {run_dir} --resume") from interrupt
+        saved = latest(run_dir / "checkpoints") is not None
+        raise KeyboardInterrupt(f"go on with: lm train {run_dir} --resume" if saved else "") from interrupt
     if as_json:
         print_json(dataclasses.asdict(result))
     else:
         click.echo(f"{result.steps:,} steps, {result.tokens:,} tokens, {result.seconds:.0f} s; {_shown(result.after)}")
+
+
+def _config_file(config: Path) -> Path:
+    """The file that a run's folder, a shipped name or a path stands for."""
+    from lm.config import shipped_configs
+
+    if config.is_dir():
+        return config / "config.toml"
+    if not config.exists() and str(config) in shipped_configs():
+        return shipped_configs()[str(config)]
+    if not config.exists():
+        names = ", ".join(shipped_configs())
+        raise click.UsageError(f"{config}: must be a file, a run's folder or one of {names}")
+    return config
 
 
 def _shown(evaluation: Evaluation) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
+from bpetok.vocab import END_OF_TEXT
 from cli.manners import json_option, open_tokenizer, print_json, progress, quiet_option, tokenizer_option
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from bpetok import Tokenizer
 
-END_OF_TEXT = "<|endoftext|>"
 _input = click.argument("file", type=click.File("rb"), default="-")
 
 
@@ -28,7 +28,12 @@ _input = click.argument("file", type=click.File("rb"), default="-")
 
 @click.command(short_help="Train a tokenizer on text.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
-@click.option("--vocab-size", type=int, required=True, help="256 bytes and the merges; special tokens come on top.")
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(min=256),
+    required=True,
+    help="256 bytes and the merges; special tokens come on top.",
+)
 @click.option("--pattern", default="gpt4", show_default=True, help="gpt2, gpt4, gpt4o, none, or a regular expression.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
 @click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
@@ -58,6 +63,7 @@ def train(
     """
     import bpetok
 
+    _check_output(Path(output))
     sources = list(_sources(files))
     specials = ([] if no_specials else [END_OF_TEXT]) + list(special)
     with _stages(sources, vocab_size, quiet) as advance:
@@ -73,6 +79,19 @@ def train(
         )
     tok.save(output)
     _report_training(tok, output, vocab_size, as_json, quiet)
+
+
+def _check_output(path: Path) -> None:
+    """Before the work, not after it."""
+    from bpetok.errors import FormatError
+    from bpetok.formats import check_suffix
+
+    try:
+        check_suffix(path)
+    except FormatError as error:
+        raise click.UsageError(error.message) from error
+    if not path.absolute().parent.is_dir():
+        raise click.UsageError(f"--output: {path.parent} must be a folder")
 
 
 def _sources(files: tuple[str, ...]) -> Iterator[Path | bytes]:
@@ -111,6 +130,8 @@ def _report_training(tok: Tokenizer, output: str, vocab_size: int, as_json: bool
         return
     if tokens < vocab_size:
         click.echo(f"no pair is left to merge: {tokens:,} tokens, not {vocab_size:,}", err=True)
+    if output.endswith(".tiktoken"):
+        click.echo("a file of ranks holds neither the pattern nor the special tokens: keep a .bpetok too", err=True)
     if not quiet:
         click.echo(
             f"{output}: {tokens:,} tokens and {len(tok.special_tokens_set)} special, {tok.vocab.split}", err=True
@@ -136,6 +157,8 @@ def encode(tokenizer: str, binary: bool, allow_special: tuple[str, ...], as_json
       echo hello | bpetok encode -t gpt2
       bpetok encode -t my.bpetok --binary big.txt > big.ids
     """
+    if as_json and binary:
+        raise click.UsageError("--json and --binary: give one of them")
     tok = open_tokenizer(tokenizer)
     _check_specials(tok, allow_special)
     if as_json:
@@ -195,6 +218,8 @@ def decode(tokenizer: str, binary: bool, file: BinaryIO) -> None:
 def count(tokenizer: str, as_json: bool, files: tuple[str, ...]) -> None:
     """Print how many ids each file has, and all of them together; standard input without files.
 
+    A file is counted as it is: of a .jsonl file, the rows' quotes and braces count too.
+
     \b
     Examples:
       bpetok count -t gpt2 < text.txt
@@ -203,19 +228,17 @@ def count(tokenizer: str, as_json: bool, files: tuple[str, ...]) -> None:
     from bpetok.streams import chunks_of
 
     tok = open_tokenizer(tokenizer)
-    counts: dict[str, int] = {}
+    counts: list[int] = []
     for name in files or ("-",):
-        with sys.stdin.buffer if name == "-" else open(name, "rb") as file:
-            counts[name] = sum(len(array) for array in tok.encode_stream(chunks_of(file)))
+        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+            counts.append(sum(len(array) for array in tok.encode_stream(chunks_of(file))))
     if as_json:
-        print_json({"files": counts, "total": sum(counts.values())})
-        return
-    if len(counts) > 1:
-        for name, tokens in counts.items():
-            click.echo(f"{tokens:>12} {name}")
-        click.echo(f"{sum(counts.values()):>12} total")
+        print_json({"files": dict(zip(files or ("-",), counts, strict=True)), "total": sum(counts)})
+    elif len(counts) == 1:
+        click.echo(counts[0])
     else:
-        click.echo(sum(counts.values()))
+        for tokens, name in zip([*counts, sum(counts)], [*files, "total"], strict=True):
+            click.echo(f"{tokens:>12} {name}")
 
 
 # ---- info --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""`python -m lm`: the command line of lm, as torchrun wants it.
+"""`python -m lm`: the command line of lm.
 
 The one arrow that points up (lm to cli): the door stands here, the rooms are in `cli`.
 """

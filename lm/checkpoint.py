@@ -11,7 +11,6 @@ No pickle: loading one runs nobody's code.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -24,7 +23,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from bpetok.errors import IncompatibleError
-from lm.errors import CheckpointError
+from bpetok.files import sync_file, sync_folder
+from lm.errors import DamagedError
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _VERSION = 1
@@ -82,11 +82,12 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     document["sha256"][STATE] = _sha256_of_document(document)
     with (hidden / STATE).open("w", encoding="utf-8") as file:
         json.dump(document, file, indent=1)
-    for path in (*hidden.iterdir(), hidden):
-        _flush(path)
+    for path in hidden.iterdir():
+        sync_file(path)
+    sync_folder(hidden)
     shutil.rmtree(target, ignore_errors=True)
     hidden.rename(target)
-    _flush(folder)
+    sync_folder(folder)
     for old in _all(folder)[:-keep] if keep else []:
         shutil.rmtree(old)
     return target
@@ -101,7 +102,7 @@ def read_state(checkpoint: Path) -> State:
     """What a checkpoint holds beside the tensors, after a look at every byte of it.
 
     Raises:
-        CheckpointError: if a file is missing or not as it was written; it is named.
+        DamagedError: if a file is missing or not as it was written; it is named.
     """
     document = _verified(checkpoint)
     return State(**{name: document[name] for name in State.__dataclass_fields__})
@@ -128,7 +129,7 @@ def load(
         the rest of the checkpoint.
 
     Raises:
-        CheckpointError: if a file is missing or damaged.
+        DamagedError: if a file is missing or not as it was written.
         IncompatibleError: if it is of another rung, vocabulary, size or optimizer.
     """
     document = _verified(checkpoint)
@@ -232,7 +233,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: must be a safetensors file, got {error}") from error
+        raise DamagedError(f"{path}: must be a safetensors file, got {error}") from error
 
 
 def _verified(checkpoint: Path) -> dict[str, Any]:
@@ -241,17 +242,17 @@ def _verified(checkpoint: Path) -> dict[str, Any]:
         sums: dict[str, str] = document["sha256"]
         right = {STATE: sums.pop(STATE) == _sha256_of_document(document)}
     except FileNotFoundError:
-        raise CheckpointError(f"{checkpoint / STATE}: must be there, got no file", hint=_DAMAGED) from None
+        raise DamagedError(f"{checkpoint / STATE}: must be there, got no file", hint=_DAMAGED) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         right, sums, document = {STATE: False}, {}, {}
     for name, wanted in sums.items():
         try:
             right[name] = _sha256(checkpoint / name) == wanted
         except FileNotFoundError:
-            raise CheckpointError(f"{checkpoint / name}: must be there, got no file", hint=_DAMAGED) from None
+            raise DamagedError(f"{checkpoint / name}: must be there, got no file", hint=_DAMAGED) from None
     for name, fine in right.items():
         if not fine:
-            raise CheckpointError(f"{checkpoint / name}: must be as it was written, got other bytes", hint=_DAMAGED)
+            raise DamagedError(f"{checkpoint / name}: must be as it was written, got other bytes", hint=_DAMAGED)
     if document["version"] != _VERSION:
         message = f"{checkpoint}: version must be {_VERSION}, got {document['version']}"
         raise IncompatibleError(message, hint="it was saved by another version of lm")
@@ -269,14 +270,3 @@ def _sha256_of_document(document: Mapping[str, Any]) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Makes a file, or a folder's list of names, survive a power cut."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders; NTFS keeps its own journal
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

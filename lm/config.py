@@ -149,6 +149,7 @@ class RunConfig:
         counts = ("steps", "eval_every", "eval_batches", "checkpoint_every", "log_every")
         _require_at_least(1, "run", self, *counts)
         _require_at_least(0, "run", self, "seed", "keep_checkpoints")
+        require(self.seed < 2**63, "run.seed", "below 2**63", self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +253,17 @@ def config_from_toml(
         raise ConfigError(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def dump_config(config: Config) -> str:
-    """The TOML text of a config, every setting written out; `load_config` reads it back to an equal one."""
+def dump_config(config: Config, folder: Path | None = None) -> str:
+    """The TOML text of a config, every setting written out; `load_config` reads it back to an equal one.
+
+    Args:
+        config: the config.
+        folder: where the text will lie; paths below it are written relative to it, so that it can be moved.
+    """
     tables = {name: dataclasses.asdict(getattr(config, name)) for name in _TABLES}
+    for key, path in tables["data"].items():
+        if folder is not None and path.is_relative_to(folder.resolve()):
+            tables["data"][key] = path.relative_to(folder.resolve())
     tables["model"] = {"rung": config.rung, **tables["model"]}
     blocks = []
     for name, table in tables.items():

@@ -6,14 +6,15 @@
     ├── MissingExtraError            bpetok.errors: an optional package is not installed
     └── LmError
         ├── ConfigError              (ValueError)       a setting is unknown, missing, mistyped or impossible
-        ├── CheckpointError          (ValueError)       a checkpoint is missing, damaged or in the way
+        ├── CheckpointError          (ValueError)       a checkpoint is missing or in the way
+        │   └── DamagedError         (CorruptionError)  a checkpoint is not as it was written
         ├── NonFiniteError           (ArithmeticError)  loss or gradient is nan or inf; no update was made
         └── Preempted                                   SIGTERM came; the step is finished and saved
 
 Messages read `<where>: <name> must be <expected>, got <value>`; the hint says what to do.
 """
 
-from bpetok.errors import BpetokError
+from bpetok.errors import BpetokError, CorruptionError
 
 
 class LmError(BpetokError):
@@ -25,7 +26,11 @@ class ConfigError(LmError, ValueError):
 
 
 class CheckpointError(LmError, ValueError):
-    """A checkpoint is missing, damaged or in the way."""
+    """A checkpoint is missing or in the way."""
+
+
+class DamagedError(CheckpointError, CorruptionError):
+    """A checkpoint is not as it was written."""
 
 
 class NonFiniteError(LmError, ArithmeticError):

@@ -1,13 +1,25 @@
-"""Where a run computes, and in which precision. Several processes (torchrun) are still to come.
+"""Where a run computes, and in which precision. Several processes (torchrun) are still to come, and
+refused until then.
 
 The only file that asks the machine which devices it has.
 """
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 from lm.errors import require
+
+
+def require_one_process() -> None:
+    """Nothing, where this process is alone.
+
+    Raises:
+        ConfigError: if torchrun started several; each would train the whole run, into one folder.
+    """
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    require(world_size == 1, "WORLD_SIZE", "1, since lm trains in one process so far", world_size)
 
 
 def pick_device(name: str) -> torch.device:

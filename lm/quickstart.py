@@ -5,7 +5,9 @@ goes on where it was when it is made again.
 """
 
 import dataclasses
+import hashlib
 import math
+import shutil
 import statistics
 import sys
 import sysconfig
@@ -18,10 +20,12 @@ import torch
 
 import bpetok
 from bpetok import shards
-from bpetok.errors import DataError, IncompatibleError
+from bpetok.errors import IncompatibleError
 from bpetok.sources import expand, read_documents
+from bpetok.vocab import END_OF_TEXT
 from lm.checkpoint import latest, read_state
 from lm.config import Config, config_from_toml, load_config
+from lm.errors import require
 from lm.loss import cross_entropy
 from lm.models import LADDER
 from lm.parallel import pick_device
@@ -31,7 +35,6 @@ from lm.sample import generate, load_run
 from lm.train import Event, TrainResult, train
 
 VOCAB_SIZE = 4096
-END_OF_TEXT = "<|endoftext|>"
 MIN_STEPS, MAX_STEPS = 40, 10_000
 SAMPLE_TOKENS = 160
 
@@ -121,26 +124,32 @@ def quickstart(
 
     Args:
         texts: text files, `.jsonl` files or folders; none for the sources of Python's standard library.
-        run_dir: the run's folder. If a call with the same text was stopped there, this one goes on.
-        minutes: how long to train the model, measured before it begins.
+        run_dir: the run's folder. If a call with the same text was stopped there, this one goes on, with that call's
+            settings; if it was done, its results are given again.
+        minutes: how long to train the model; the steps that fit are measured before it begins.
         device: "auto", "cpu", "cuda" or "mps".
         seed: of weights, data order and samples.
         on_event: called with each event as it happens.
 
     Raises:
+        ConfigError: `minutes` is not above 0.
         DataError: the text is too small.
         IncompatibleError: the folder holds a run on another text.
         KeyboardInterrupt: after Ctrl-C; call again to go on.
     """
     started = time.perf_counter()
+    require(0 < minutes < math.inf, "quickstart: minutes", "above 0", minutes)
     report: OnEvent = on_event or (lambda event: None)
     folder = RunFolder(run_dir)
     files = expand(texts) if texts else standard_library()
     names = _source_names(texts, files)
     _prepare_data(files, names, folder, report)
     config = _config(folder, minutes=minutes, device=device, seed=seed, report=report)
-    report(StageEvent(stage="train", detail=f"{config.run.steps:,} steps"))
     checkpoint = latest(folder.checkpoints)
+    done = read_state(checkpoint).step if checkpoint else 0
+    report(
+        StageEvent(stage="train", detail=f"{config.run.steps:,} steps" + (f", {done:,} of them done" if done else ""))
+    )
     result = train(config, folder.path, resume=checkpoint is not None, on_event=report)
     return QuickstartResult(
         run=folder.path,
@@ -160,10 +169,14 @@ def standard_library() -> list[Path]:
 
 
 def _source_names(texts: Sequence[Path], files: Sequence[Path]) -> list[str]:
+    """What the manifest says of the text; the digest tells it from any other."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
     size = sum(path.stat().st_size for path in files)
     python = f"the standard library of Python {sys.version_info.major}.{sys.version_info.minor}"
     named = [path.name for path in texts] if texts else [python]
-    return [*named, f"{len(files)} files, {size} bytes"]
+    return [*named, f"{len(files)} files, {size} bytes, sha256 of their sha256 {digest.hexdigest()}"]
 
 
 def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, report: OnEvent) -> None:
@@ -177,6 +190,7 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
                 hint="name another folder with -o, or remove this one",
             )
         return
+    shutil.rmtree(shard_folder, ignore_errors=True)  # what a call that was killed left
     folder.path.mkdir(parents=True, exist_ok=True)
     size = sum(path.stat().st_size for path in files)
     report(StageEvent(stage="tokenizer", detail=f"{VOCAB_SIZE:,} tokens from {size:,} bytes in {len(files):,} files"))
@@ -211,16 +225,11 @@ def _counter(totals: dict[str, int], report: OnEvent) -> Callable[[str, int], No
 
 def _config(folder: RunFolder, *, minutes: float, device: str, seed: int, report: OnEvent) -> Config:
     """The run's settings: those of the call that was stopped, else new ones that fit the time."""
-    checkpoint = latest(folder.checkpoints)
-    if checkpoint is not None:
-        state = read_state(checkpoint)
-        config = config_from_toml(state.config, where=str(checkpoint))
-        if state.step >= config.run.steps:
-            raise DataError(
-                f"{folder.path}: holds a run that is done",
-                hint=f"`lm sample {folder.path}` draws from it; name another folder with -o, or remove this one",
-            )
-        return load_config(folder.config, [f"run.device={device}"])
+    if folder.config.exists():
+        config = load_config(folder.config, [f"run.device={device}"])
+        detail = f"goes on with the settings that the run began with ({folder.config})"
+        report(StageEvent(stage="measure", detail=detail))
+        return config
     overrides = [f"run.seed={seed}", f"run.device={device}"]
     config = config_from_toml(CONFIG, folder=folder.path, overrides=overrides)
     report(StageEvent(stage="measure", detail="how long a step takes here"))

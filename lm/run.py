@@ -1,7 +1,7 @@
 """A run's folder: what lies in it, and its log.
 
 run/
-  config.toml          every setting, paths absolute
+  config.toml          every setting; paths within the folder are relative to it, so that it can be moved
   tokenizer.bpetok     a copy of the tokenizer, so that the run can be sampled when the original is gone
   metrics.jsonl        the truth: one JSON object a line, for each logged step and each evaluation
   checkpoints/
@@ -9,12 +9,12 @@ run/
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from bpetok.files import write_atomically
 from lm.errors import CheckpointError
 
 
@@ -79,8 +79,10 @@ def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def cut_metrics(folder: RunFolder, step: int) -> None:
-    """Takes the lines past `step` off the log, so that a resumed run's log reads like an unbroken run's."""
+    """Takes the lines past `step` off the log, so that a resumed run's log reads like an unbroken run's.
+
+    Where the log is gone, an empty one begins.
+    """
+    folder.metrics.touch()
     kept = [metric for metric in read_metrics(folder) if metric["step"] <= step]
-    temporary = folder.metrics.with_name(f".{folder.metrics.name}.tmp")
-    temporary.write_text("".join(json.dumps(metric) + "\n" for metric in kept), encoding="utf-8")
-    os.replace(temporary, folder.metrics)
+    write_atomically(folder.metrics, "".join(json.dumps(metric) + "\n" for metric in kept).encode())

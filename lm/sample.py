@@ -57,6 +57,7 @@ def generate(
     require(0 <= temperature < math.inf, "sample: temperature", "finite and at least 0", temperature)
     require(top_k is None or top_k >= 1, "sample: top_k", "at least 1", top_k)
     require(top_p is None or 0 < top_p <= 1, "sample: top_p", "in (0, 1]", top_p)
+    require(0 <= seed < 2**63, "sample: seed", "in [0, 2**63)", seed)
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
 
     def draw() -> Iterator[int]:
@@ -114,7 +115,8 @@ def _draw(
     sorted_K, ids_K = logits_V.sort(descending=True, stable=True)
     if temperature == 0:
         return int(ids_K[0])
-    chances_K = torch.softmax(sorted_K[:top_k] / temperature, dim=0)
+    # Less the highest first: then a tiny temperature gives 0 and -inf, never inf.
+    chances_K = torch.softmax((sorted_K[:top_k] - sorted_K[0]) / temperature, dim=0)
     if top_p is not None:
         before_K = chances_K.cumsum(dim=0) - chances_K
         chances_K = chances_K * (before_K < top_p)

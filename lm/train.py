@@ -25,16 +25,17 @@ from torch import Tensor
 import bpetok
 import bpetok.shards
 from bpetok.errors import IncompatibleError
+from bpetok.files import write_atomically
 from lm.batches import Batches
 from lm.checkpoint import State, latest, load, rng_state, save, set_rng_state
-from lm.config import Config, config_from_toml, dump_config, settings
+from lm.config import Config, config_from_toml, dump_config, load_config, settings
 from lm.errors import CheckpointError, ConfigError, NonFiniteError, Preempted
 from lm.evaluate import Evaluation, evaluate
 from lm.loss import count_targets, cross_entropy
 from lm.models import LADDER
 from lm.models.contract import LanguageModel
 from lm.optim import adamw, set_learning_rate
-from lm.parallel import autocast, pick_device, pick_dtype
+from lm.parallel import autocast, pick_device, pick_dtype, require_one_process
 from lm.run import RunFolder, append_metric, cut_metrics, read_metrics
 from lm.schedule import learning_rate
 
@@ -88,7 +89,7 @@ class TrainResult:
     Args:
         steps: updates made, those before a resume included.
         tokens: targets learnt from.
-        before: the first evaluation of the run, of the untrained weights.
+        before: the first evaluation in the log: of the untrained weights, unless the log was lost.
         after: the last one.
         checkpoint: the last checkpoint.
         seconds: of this call.
@@ -115,7 +116,8 @@ def train(
     second Ctrl-C does not wait.
 
     Args:
-        config: the run; when resuming, the one it began with, but for `[data]` and `[run]` (except its seed).
+        config: the run; when resuming, the one it began with, but for `[data]`, the device and how often it evaluates,
+            logs and saves.
         run_dir: the run's folder; made if it is not there.
         resume: go on from the latest checkpoint in `run_dir`.
         on_event: called with each event as it happens; every step has one.
@@ -169,6 +171,7 @@ class _Run:
 
 def _open(config: Config, folder: RunFolder, *, resume: bool, on_event: Callable[[Event], None] | None) -> _Run:
     started = time.perf_counter()
+    require_one_process()
     device = pick_device(config.run.device)
     dtype = pick_dtype(config.run.dtype, device)
     if config.run.compile and device.type != "cuda":
@@ -219,27 +222,43 @@ def _resume(run: _Run, checkpoint: Path) -> None:
     context = run.config.model.context
     run.batches = Batches.from_state(run.shards.train, state.batches, rows=run.config.batch.rows, context=context)
     run.step, run.tokens = state.step, state.tokens
-    set_rng_state(state.rng)
     cut_metrics(run.folder, run.step)
+    if not any(line["event"] == "eval" for line in read_metrics(run.folder)):  # the log was lost
+        _evaluate(run)
+    set_rng_state(state.rng)
 
 
 def _require_same_run(config: Config, begun_with: Config, checkpoint: Path) -> None:
-    """Nothing that decides the weights may change: a resumed run is the same run."""
+    """Nothing that decides the weights may change but the device: a resumed run is the same run."""
     began, now = settings(begun_with), settings(config)
-    for name in began.keys() | now.keys():
-        free = name.startswith(("data.", "run.")) and name != "run.seed"
-        if not free and began.get(name) != now.get(name):
-            message = f"{checkpoint}: {name} must be {began.get(name)}, as the run began, got {now.get(name)}"
-            raise IncompatibleError(message, hint="resume with the run's own config.toml, or start a new run")
+    names = [name for name in sorted(began.keys() | now.keys()) if not name.startswith(("data.", "run."))]
+    for name in [*names, "run.seed", "run.dtype"]:
+        _require_equal(name, began.get(name), now.get(name), checkpoint)
+    # With no schedule.decay_steps, another number of steps is another learning rate at each.
+    _require_equal("the step at which the rate is lowest", begun_with.decay_steps, config.decay_steps, checkpoint)
+
+
+def _require_equal(name: str, began: object, now: object, checkpoint: Path) -> None:
+    if began != now:
+        message = f"{checkpoint}: {name} must be {began}, as the run began, got {now}"
+        raise IncompatibleError(message, hint="resume with the run's own config.toml, or start a new run")
 
 
 def _write_settings(run: _Run) -> None:
-    run.folder.path.mkdir(parents=True, exist_ok=True)
-    run.folder.config.write_text(dump_config(run.config), encoding="utf-8")
-    if run.config.data.tokenizer != run.folder.tokenizer.resolve():
-        run.tokenizer.save(run.folder.tokenizer)
+    """The config, unless it lies there already; the tokenizer; an empty log, where the run begins."""
+    folder, config = run.folder, run.config
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if config.data.tokenizer != folder.tokenizer.resolve():
+        run.tokenizer.save(folder.tokenizer)
+        data = dataclasses.replace(config.data, tokenizer=folder.tokenizer)
+        config = dataclasses.replace(config, data=data)
+    if not folder.config.exists():
+        write_atomically(folder.config, dump_config(config, folder.path).encode())
+    elif run.step == 0 and load_config(folder.config) not in (config, run.config):
+        message = f"{folder.config}: a new run's folder must not hold another run's settings"
+        raise CheckpointError(message, hint="take another folder, or remove this one")
     if run.step == 0:
-        run.folder.metrics.write_text("", encoding="utf-8")
+        folder.metrics.write_text("", encoding="utf-8")
 
 
 def _take_step(run: _Run) -> None:

@@ -51,8 +51,6 @@ class PairMap {
         ++size_;
     }
 
-    std::size_t size() const { return size_; }
-
   private:
     struct Slot {
         std::uint64_t key = 0;

@@ -59,13 +59,24 @@ def _read_ranks(path: Path, pattern: str | None, special_tokens: Mapping[str, in
     return known
 
 
+_WRITERS = {native.SUFFIX: native.write, tiktoken.SUFFIX: tiktoken.write, minbpe.SUFFIX: minbpe.write}
+
+
+def check_suffix(path: Path) -> None:
+    """Makes sure that `write` knows the file's suffix.
+
+    Raises:
+        FormatError: no format has it.
+    """
+    if path.suffix not in _WRITERS:
+        raise FormatError(f"{path}: the suffix must be one of {', '.join(_WRITERS)}, got {path.suffix!r}")
+
+
 def write(vocab: Vocab, path: Path) -> None:
     """Writes a vocabulary in the format that the file's suffix names: .bpetok, .tiktoken or .model.
 
     Raises:
         FormatError: no format has the suffix, or it cannot hold this vocabulary.
     """
-    writers = {native.SUFFIX: native.write, tiktoken.SUFFIX: tiktoken.write, minbpe.SUFFIX: minbpe.write}
-    if path.suffix not in writers:
-        raise FormatError(f"{path}: the suffix must be one of {', '.join(writers)}, got {path.suffix!r}")
-    writers[path.suffix](vocab, path)
+    check_suffix(path)
+    _WRITERS[path.suffix](vocab, path)

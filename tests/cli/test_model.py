@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -91,8 +92,10 @@ def test_what_does_not_belong_together_is_exit_code_5(run, project) -> None:
     [
         (["train", "gpt.toml", "--set", "model.widht=8"], 2, "did you mean model.width?"),
         (["train", "gpt.toml", "--device", "tpu"], 2, "run.device must be one of"),
-        (["train", "gone.toml"], 2, "'gone.toml' does not exist"),
-        (["sample", "books"], 4, "a run must have a checkpoint"),
+        (["train", "gone.toml"], 2, "gone.toml: must be a file"),
+        (["sample", "books"], 1, "a run must have a checkpoint"),
+        (["quickstart", "corpus.txt", "--minutes", "nan"], 2, "minutes must be above 0"),
+        (["train", "03-nope"], 2, "must be a file, a run's folder or one of 02-bigram"),
         (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
     ],
 )
@@ -115,11 +118,52 @@ def test_quickstart_walks_the_whole_road_and_is_done_once(run, folder) -> None:
     assert float(table["after"][0]) < float(table["before"][0])
     assert float(table["after"][1]) < float(table["before"][1])
     assert "sample 1" in done.text
+    (made / "loss.png").unlink()  # as if it had been stopped after the last step
     again = run("lm", "quickstart", "corpus.txt", cwd=folder)
-    assert again.code == 3 and "holds a run that is done\nhint: `lm sample" in again.err
+    assert again.code == 0 and (made / "loss.png").is_file()
+    assert again.out.split(b" s in all")[0].rsplit(b",", 1)[0] == done.out.split(b" s in all")[0].rsplit(b",", 1)[0]
     (folder / "other.txt").write_text("other")
     other = run("lm", "quickstart", "other.txt", "-o", "runs/quickstart-corpus", cwd=folder)
     assert other.code == 5 and "the run's text must be other.txt" in other.err
+
+
+def test_quickstart_does_not_take_another_text_of_the_same_name_and_size_for_the_first(run, folder) -> None:
+    args = ("lm", "quickstart", "corpus.txt", "--minutes", "0.01", "-o", "run")
+    assert run(*args, cwd=folder, timeout=120).code == 0
+    text = (folder / "corpus.txt").read_text()
+    (folder / "corpus.txt").write_text(text.replace("cats", "rats"))
+    other = run(*args, cwd=folder)
+    assert other.code == 5 and "the run's text must be" in other.err
+
+
+def test_torchrun_is_refused_until_it_is_supported(project) -> None:
+    command = [sys.executable, "-m", "lm", "train", "gpt.toml", "-o", "x"]
+    env = {**os.environ, "WORLD_SIZE": "2"}
+    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "WORLD_SIZE must be 1" in done.stderr
+
+
+def test_a_run_can_be_moved_and_its_config_is_left_as_it_was_written(run, project) -> None:
+    (project / "own").mkdir()
+    mine = "# my own words\n" + CONFIG.replace('"shards"', '"../shards"').replace('"my.bpetok"', '"../my.bpetok"')
+    (project / "own" / "config.toml").write_text(mine)
+    assert run("lm", "train", "own/config.toml", "-o", "own", cwd=project).code == 0
+    assert (project / "own" / "config.toml").read_text() == mine
+    assert run("lm", "train", "gpt.toml", "-o", "first", cwd=project).code == 0
+    (project / "my.bpetok").unlink()
+    (project / "first").rename(project / "second")
+    assert run("lm", "train", "second", "--resume", cwd=project).code == 0
+    assert run("lm", "sample", "second", "--max-new-tokens", 3, cwd=project).code == 0
+    (project / "second" / "metrics.jsonl").unlink()
+    assert run("lm", "train", "second", "--resume", cwd=project).code == 0
+    other = run("lm", "train", "gpt.toml", "-o", "own", "--set", "run.steps=20", cwd=project)
+    assert other.code != 0 and "Traceback" not in other.err
+
+
+def test_another_schedule_is_another_run(run, project) -> None:
+    assert run("lm", "train", "gpt.toml", "-o", "first", cwd=project).code == 0
+    longer = run("lm", "train", "first", "--resume", "--set", "run.steps=20", cwd=project)
+    assert longer.code == 5 and "the step at which the rate is lowest must be 12" in longer.err
 
 
 def test_quickstart_goes_on_after_an_interrupt_in_any_stage(run, folder) -> None:

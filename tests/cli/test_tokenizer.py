@@ -102,6 +102,10 @@ def test_count_prints_one_number_or_one_for_each_file(run, folder, tok) -> None:
         [str(tokens["text.txt"]), "text.txt"],
         [str(sum(tokens.values())), "total"],
     ]
+    twice = run("bpetok", "count", "-t", "my.bpetok", "text.txt", "text.txt", "-", "-", cwd=folder)
+    assert [int(line.split()[0]) for line in twice.text.splitlines()] == [tokens["text.txt"]] * 2 + [0, 0] + [
+        2 * tokens["text.txt"]
+    ]
     done = run("bpetok", "count", "-t", "my.bpetok", "corpus.txt", "text.txt", "--json", cwd=folder)
     assert done.json == {"files": tokens, "total": sum(tokens.values())}
 
@@ -123,20 +127,22 @@ MISTAKES = {
         2,
         "pattern: must be a known name or a regular expression, got 'gtp4'\nhint: did you mean 'gpt4'?\n",
     ),
-    "a tiny vocabulary": (("train", "corpus.txt", "--vocab-size", 9, "-o", "x.bpetok"), 3, "must be at least 256"),
-    "an unknown suffix": (("train", "corpus.txt", "--vocab-size", 300, "-o", "x.pkl"), 3, "the suffix must be one of"),
+    "a tiny vocabulary": (("train", "corpus.txt", "--vocab-size", 9, "-o", "x.bpetok"), 2, "not in the range x>=256"),
+    "an unknown suffix": (("train", "corpus.txt", "--vocab-size", 300, "-o", "x.pkl"), 2, "the suffix must be one of"),
     "no such file": (("train", "gone.txt", "--vocab-size", 300, "-o", "x.bpetok"), 2, "'gone.txt' does not exist"),
     "an empty corpus": (("train", "/dev/null", "--vocab-size", 300, "-o", "x.bpetok"), 3, "must hold text, got none"),
     "a text for a tokenizer": (("encode", "-t", "corpus.txt"), 3, "must be a .bpetok file, tiktoken ranks or"),
     "an altered tokenizer": (("encode", "-t", "altered.bpetok"), 4, "sha256 must be"),
     "words for ids": (("decode", "-t", "my.bpetok", "text.txt"), 3, "word 1 must be a decimal id, got b'The'"),
     "an id too high": (("decode", "-t", "my.bpetok", "high.ids"), 3, "no token has the id 999999"),
+    "a number of many digits": (("decode", "-t", "my.bpetok", "long.ids"), 3, "word 1 must be a decimal id"),
+    "two formats at once": (("encode", "-t", "my.bpetok", "--json", "--binary"), 2, "--json and --binary"),
     "an id past 32 bits": (("decode", "-t", "my.bpetok", "huge.ids"), 3, "must be in 0 to 4294967295"),
     "half an id": (("decode", "-t", "my.bpetok", "--binary", "half.ids"), 3, "must be whole uint32 of 4 bytes"),
     "an unwritable place": (
         ("train", "corpus.txt", "--vocab-size", 300, "-o", "gone/x.bpetok"),
-        1,
-        "No such file or directory",
+        2,
+        "--output: gone must be a folder",
     ),
 }
 
@@ -147,6 +153,7 @@ def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(run, folde
     (folder / "altered.bpetok").write_text(altered)
     (folder / "high.ids").write_text("65 999999")
     (folder / "huge.ids").write_text("99999999999")
+    (folder / "long.ids").write_text("1" * 5000)
     (folder / "half.ids").write_bytes(b"A\0\0\0B\0")
     args, code, message = MISTAKES[mistake]
     done = run("bpetok", *args, cwd=folder)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -119,7 +120,9 @@ def test_a_run_is_read_back_from_its_folder_alone(tmp_path: Path, small_run: Cal
     result = train(small_run(steps=2), tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     model, tokenizer, config = load_run(tmp_path / "moved", torch.device("cpu"))
-    assert config == small_run(steps=2) and not model.training
+    data = dataclasses.replace(config.data, tokenizer=small_run().data.tokenizer)
+    assert config.data.tokenizer == (tmp_path / "moved" / "tokenizer.bpetok").resolve()
+    assert dataclasses.replace(config, data=data) == small_run(steps=2) and not model.training
     assert model.vocab_size == tokenizer.n_vocab
     ids = list(generate(model, tokenizer.encode_ordinary("The "), max_new_tokens=5, seed=0))
     assert len(ids) == 5 and isinstance(tokenizer.decode(ids), str)

@@ -79,7 +79,10 @@ def test_a_run_learns_and_says_so_in_the_result_the_log_and_the_events(tmp_path:
     assert result.checkpoint == tmp_path / "run" / "checkpoints" / "step_000006"
     last = next(event for event in reversed(events) if isinstance(event, StepEvent))
     assert result.tokens == last.tokens <= 6 * 2 * 4 * 8, "at most steps x micro batches x rows x context"
-    assert (tmp_path / "run" / "config.toml").read_text(encoding="utf-8") == dump_config(config)
+    data = dataclasses.replace(config.data, tokenizer=tmp_path / "run" / "tokenizer.bpetok")
+    written = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    assert written == dump_config(dataclasses.replace(config, data=data), tmp_path / "run")
+    assert 'tokenizer = "tokenizer.bpetok"' in written
     assert bpetok.load(tmp_path / "run" / "tokenizer.bpetok").fingerprint == read_state(result.checkpoint).fingerprint
 
 
