@@ -76,6 +76,8 @@ def _print_quickstart(result: QuickstartResult) -> None:
     click.echo("validation      nats per token   bits per byte")
     for name, evaluation in (("before", result.train.before), ("after", result.train.after)):
         click.echo(f"  {name:<12}  {evaluation.loss:>14.4f}  {evaluation.bits_per_byte:>14.4f}")
+    if not result.finished:
+        click.echo("the machine got slower than measured, so training ended early: the same command goes on with it")
     click.echo(
         f"{result.text_bytes:,} bytes of text, {result.train.steps:,} steps, {result.train.tokens:,} tokens, "
         f"{result.seconds:.0f} s in all\n"

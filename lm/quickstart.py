@@ -37,6 +37,8 @@ from lm.train import Event, TrainResult, train
 VOCAB_SIZE = 4096
 MIN_STEPS, MAX_STEPS = 40, 10_000
 SAMPLE_TOKENS = 160
+PATIENCE = 1.5
+"""Training ends after so many times the minutes asked for, where the machine got slower than it was measured."""
 
 # The number of steps and the warmup are set to fit the time.
 CONFIG = """
@@ -95,6 +97,7 @@ class QuickstartResult:
         run: the run's folder.
         text_bytes: bytes of text, both splits.
         train: what training came to.
+        finished: whether it came to the end of its steps; if not, it took too long.
         samples: texts drawn from the model.
         curve: the picture of the losses.
         seconds: of this call.
@@ -103,6 +106,7 @@ class QuickstartResult:
     run: Path
     text_bytes: int
     train: TrainResult
+    finished: bool
     samples: list[str]
     curve: Path
     seconds: float
@@ -150,11 +154,13 @@ def quickstart(
     report(
         StageEvent(stage="train", detail=f"{config.run.steps:,} steps" + (f", {done:,} of them done" if done else ""))
     )
-    result = train(config, folder.path, resume=checkpoint is not None, on_event=report)
+    max_seconds = PATIENCE * minutes * 60
+    result = train(config, folder.path, resume=checkpoint is not None, max_seconds=max_seconds, on_event=report)
     return QuickstartResult(
         run=folder.path,
         text_bytes=sum(split.text_bytes for split in shards.open(folder.path / "shards").splits.values()),
         train=result,
+        finished=result.steps == config.run.steps,
         samples=list(_samples(folder.path, pick_device(device), seed)),
         curve=loss_curve(folder.path),
         seconds=time.perf_counter() - started,

@@ -108,6 +108,7 @@ def train(
     run_dir: str | Path,
     *,
     resume: bool = False,
+    max_seconds: float = math.inf,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainResult:
     """Trains what a config describes, and leaves weights, log and settings in the run's folder.
@@ -120,6 +121,7 @@ def train(
             logs and saves.
         run_dir: the run's folder; made if it is not there.
         resume: go on from the latest checkpoint in `run_dir`.
+        max_seconds: end this call at the first step that is over after so long, with an evaluation and a checkpoint.
         on_event: called with each event as it happens; every step has one.
 
     Raises:
@@ -139,13 +141,15 @@ def train(
             _evaluate(run)
         while run.step < plan.steps:
             _take_step(run)
-            last = run.step == plan.steps
+            last = run.step == plan.steps or time.perf_counter() - run.started > max_seconds
             if last or run.step % plan.eval_every == 0:
                 _evaluate(run)
             if last or stopped_by or run.step % plan.checkpoint_every == 0:
                 _save(run)
             if stopped_by and not last:
                 raise _ending(stopped_by[0], run.step)
+            if last:
+                break
     return _result(run)
 
 

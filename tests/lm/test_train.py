@@ -318,3 +318,13 @@ def test_a_compiled_bfloat16_run_on_cuda_learns_and_resumes(tmp_path: Path, smal
 def test_a_context_longer_than_the_text_still_trains(tmp_path: Path, small_run: SmallRun) -> None:
     config = dataclasses.replace(small_run("bigram", steps=1), model=BigramConfig(context=5_000))
     assert train(config, tmp_path).steps == 1
+
+
+def test_a_call_that_may_take_no_time_makes_one_step_and_the_next_one_goes_on(
+    tmp_path: Path, small_run: SmallRun
+) -> None:
+    config = small_run(steps=4)
+    first = train(config, tmp_path / "run", max_seconds=0)
+    assert (first.steps, first.checkpoint.name) == (1, "step_000001")
+    assert [line["event"] for line in log_without_times(tmp_path / "run")] == ["eval", "step", "eval"]
+    assert train(config, tmp_path / "run", resume=True).steps == 4
