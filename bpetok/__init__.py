@@ -21,9 +21,9 @@ try:
     from bpetok import _core
 except ImportError as error:
     raise ImportError(
-        "bpetok's compiled core is missing: this is a checkout that was not installed.\n"
+        f"bpetok's compiled core is missing: this is a checkout that was not installed ({error}).\n"
         "hint: run `pip install -e .` in the checkout, or leave it and use the installed package"
-    ) from error
+    ) from None
 
 from bpetok.counts import PretokenCounts
 from bpetok.encodings import (

@@ -217,6 +217,6 @@ def _download(name: str, file: RankFile, kept: Path) -> bytes:
             return Path(path).read_bytes()
     except Exception as error:  # pooch and requests raise many kinds, ValueError for a wrong checksum among them
         raise UnavailableError(
-            f"{name}: {file.url} is not on this machine and could not be downloaded: {error}",
-            hint=f"fetch it elsewhere and put it here: {kept}{damaged}",
+            f"{name}: {file.url} is not on this machine and could not be downloaded: {error!s:.200}",
+            hint=f"fetch it elsewhere and put it here: {kept}{damaged}, or let TIKTOKEN_CACHE_DIR name its folder",
         ) from error

@@ -94,7 +94,8 @@ class Vocab:
 
     def _check_merges(self) -> None:
         for left, right in self.merges or ():
-            if {left, right} - self._by_id.keys() or self[left] + self[right] not in self.ranks:
+            known = left in self._by_id and right in self._by_id
+            if not known or self._by_id[left] + self._by_id[right] not in self.ranks:
                 raise VocabError(f"vocab: a merge must make a token, got ({left}, {right})")
 
     @classmethod

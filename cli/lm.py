@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import NoReturn
 
 import click
@@ -32,4 +33,7 @@ for command in (model.quickstart, model.train, model.sample):
 
 def main() -> NoReturn:
     """The entry point."""
+    # Torch's threads spin while they wait for each other, which costs a machine that others use too twelve times the
+    # time. Spinning for this long costs an idle one nothing, and a busy one four times (benchmarks/LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     manners.run(group, {errors.ConfigError: 2, errors.Preempted: 75})

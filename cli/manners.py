@@ -19,6 +19,7 @@ unknown exception keeps its traceback.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import os
 import sys
@@ -125,8 +126,12 @@ def open_tokenizer(name: str) -> Tokenizer:
     if name in bpetok.list_encoding_names():
         return bpetok.get_encoding(name)
     if not os.path.isfile(name):
-        names = ", ".join(bpetok.list_encoding_names())
-        raise click.UsageError(f"tokenizer: must be a file or one of {names}, got {name!r}")
+        names = bpetok.list_encoding_names()
+        near = difflib.get_close_matches(name, names, n=1)
+        raise click.UsageError(
+            f"tokenizer: must be a file or one of {', '.join(names)}, got {name!r}"
+            + (f"\nhint: did you mean {near[0]}?" if near else "")
+        )
     return bpetok.load(name)
 
 

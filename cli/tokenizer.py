@@ -65,7 +65,7 @@ def train(
 
     _check_output(Path(output))
     sources = list(_sources(files))
-    specials = ([] if no_specials else [END_OF_TEXT]) + list(special)
+    specials = dict.fromkeys([*([] if no_specials else [END_OF_TEXT]), *special])
     with _stages(sources, vocab_size, quiet) as advance:
         tok = bpetok.train(
             sources,

@@ -192,7 +192,7 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
         made_of = list(shards.open(shard_folder).manifest.sources)
         if made_of != names:
             raise IncompatibleError(
-                f"{folder.path}: the run's text must be {', '.join(names)}, got {', '.join(made_of)}",
+                f"{folder.path}: the run's text must be {', '.join(made_of)}, got {', '.join(names)}",
                 hint="name another folder with -o, or remove this one",
             )
         return

@@ -182,6 +182,9 @@ def _open(config: Config, folder: RunFolder, *, resume: bool, on_event: Callable
         message = f"run.compile must be false on run.device = {device.type}, got True"
         raise ConfigError(message, hint="--set run.compile=false")
     checkpoint = _checkpoint_to_resume(folder, resume)
+    if not config.data.tokenizer.is_file():
+        message = f"data.tokenizer must be a file, got {config.data.tokenizer}"
+        raise ConfigError(message, hint="--set data.tokenizer=my.bpetok --set data.shards=shards")
     tokenizer = bpetok.load(config.data.tokenizer)
     shards = bpetok.shards.open(config.data.shards)
     shards.check(tokenizer)
@@ -407,5 +410,8 @@ def _asked_to_stop() -> Iterator[list[signal.Signals]]:
 
 def _ending(kind: signal.Signals, step: int) -> BaseException:
     if kind == signal.SIGTERM:
-        return Preempted(f"train: stopped by SIGTERM after step {step}, checkpoint saved", hint="go on with --resume")
+        return Preempted(
+            f"train: stopped by SIGTERM after step {step}, checkpoint saved",
+            hint="go on with `lm train … --resume`, or with the same `lm quickstart`",
+        )
     return KeyboardInterrupt(f"stopped after step {step}, checkpoint saved")

@@ -208,3 +208,11 @@ def test_the_recovered_merges_of_a_published_vocabulary_make_its_tokens_in_order
 def test_a_token_that_no_merge_reaches_has_no_merge():
     with pytest.raises(bpetok.VocabError, match=r"no merge of two tokens of lower rank makes b'abc' \(id 256\)"):
         Vocab(BYTES | {b"abc": 256}).recover_merges()
+
+
+def test_a_large_vocabulary_with_its_merges_is_checked_in_linear_time():
+    pairs = [(a, b) for a in range(200) for b in range(200)][:30_000]
+    began = time.perf_counter()
+    vocab = Vocab.from_merges(pairs, pattern=None)
+    assert len(vocab) == 256 + len(pairs)
+    assert time.perf_counter() - began < 2, "0.05 s here; a look at every id for each merge took 10"

@@ -72,7 +72,7 @@ def test_a_run_that_gets_sigterm_exits_75_and_goes_on_to_the_same_weights(run, p
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert "checkpoint saved\nhint: go on with --resume\n" in err
+    assert "checkpoint saved\nhint: go on with `lm train … --resume`" in err
     stopped = len(steps_of(project / "parts"))
     assert 0 < stopped < 400
     assert run("lm", "train", "parts", "--resume", cwd=project).code == 0
@@ -95,6 +95,7 @@ def test_what_does_not_belong_together_is_exit_code_5(run, project) -> None:
         (["train", "gone.toml"], 2, "gone.toml: must be a file"),
         (["sample", "books"], 1, "a run must have a checkpoint"),
         (["quickstart", "corpus.txt", "--minutes", "nan"], 2, "minutes must be above 0"),
+        (["train", "02-bigram"], 2, "data.tokenizer must be a file, got "),
         (["train", "03-nope"], 2, "must be a file, a run's folder or one of 02-bigram"),
         (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
     ],
@@ -124,7 +125,7 @@ def test_quickstart_walks_the_whole_road_and_is_done_once(run, folder) -> None:
     assert again.out.split(b" s in all")[0].rsplit(b",", 1)[0] == done.out.split(b" s in all")[0].rsplit(b",", 1)[0]
     (folder / "other.txt").write_text("other")
     other = run("lm", "quickstart", "other.txt", "-o", "runs/quickstart-corpus", cwd=folder)
-    assert other.code == 5 and "the run's text must be other.txt" in other.err
+    assert other.code == 5 and "the run's text must be corpus.txt, 1 files" in other.err
 
 
 def test_quickstart_does_not_take_another_text_of_the_same_name_and_size_for_the_first(run, folder) -> None:
