@@ -7,7 +7,6 @@ goes on where it was when it is made again.
 import dataclasses
 import hashlib
 import math
-import shutil
 import statistics
 import sys
 import sysconfig
@@ -34,11 +33,13 @@ from lm.run import RunFolder
 from lm.sample import generate, load_run
 from lm.train import Event, TrainResult, train
 
+NAME = "quickstart"
 VOCAB_SIZE = 4096
 MIN_STEPS, MAX_STEPS = 40, 10_000
 SAMPLE_TOKENS = 160
-PATIENCE = 1.5
-"""Training ends after so many times the minutes asked for, where the machine got slower than it was measured."""
+PATIENCE, START_SECONDS = 1.5, 20
+"""Training ends after so many times the minutes asked for, where the machine got slower than it was measured; the
+seconds on top are for what does not depend on the steps."""
 
 # The number of steps and the warmup are set to fit the time.
 CONFIG = """
@@ -154,7 +155,7 @@ def quickstart(
     report(
         StageEvent(stage="train", detail=f"{config.run.steps:,} steps" + (f", {done:,} of them done" if done else ""))
     )
-    max_seconds = PATIENCE * minutes * 60
+    max_seconds = PATIENCE * (minutes * 60 + START_SECONDS)
     result = train(config, folder.path, resume=checkpoint is not None, max_seconds=max_seconds, on_event=report)
     return QuickstartResult(
         run=folder.path,
@@ -196,7 +197,10 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
                 hint="name another folder with -o, or remove this one",
             )
         return
-    shutil.rmtree(shard_folder, ignore_errors=True)  # what a call that was killed left
+    if folder.tokenizer.exists() and bpetok.load(folder.tokenizer).name != NAME:
+        raise IncompatibleError(
+            f"{folder.path}: a quickstart's folder must not hold another run or tokenizer", hint="name another with -o"
+        )
     folder.path.mkdir(parents=True, exist_ok=True)
     size = sum(path.stat().st_size for path in files)
     report(StageEvent(stage="tokenizer", detail=f"{VOCAB_SIZE:,} tokens from {size:,} bytes in {len(files):,} files"))
@@ -204,7 +208,7 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
         list(files),
         VOCAB_SIZE,
         special_tokens=[END_OF_TEXT],
-        name="quickstart",
+        name=NAME,
         progress=_counter({"scan": size, "merge": VOCAB_SIZE - 256}, report),
     )
     tokenizer.save(folder.tokenizer)

@@ -137,6 +137,17 @@ def test_quickstart_does_not_take_another_text_of_the_same_name_and_size_for_the
     assert other.code == 5 and "the run's text must be" in other.err
 
 
+def test_quickstart_does_not_write_over_another_run_or_tokenizer(run, project) -> None:
+    (project / "my.bpetok").rename(project / "tokenizer.bpetok")
+    before = (project / "tokenizer.bpetok").read_bytes()
+    shards_before = sorted(path.name for path in (project / "shards").iterdir())
+    (project / "shards" / "manifest.json").unlink()
+    done = run("lm", "quickstart", "corpus.txt", "-o", ".", cwd=project)
+    assert done.code == 5 and "must not hold another run or tokenizer" in done.err
+    assert (project / "tokenizer.bpetok").read_bytes() == before
+    assert sorted([*(path.name for path in (project / "shards").iterdir()), "manifest.json"]) == shards_before
+
+
 def test_torchrun_is_refused_until_it_is_supported(project) -> None:
     command = [sys.executable, "-m", "lm", "train", "gpt.toml", "-o", "x"]
     env = {**os.environ, "WORLD_SIZE": "2"}
