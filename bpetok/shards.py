@@ -376,8 +376,8 @@ class _File:
 
     def publish(self) -> Shard:
         """Gives the file its name."""
+        self.published = True  # first, so that an interrupt within takes the file away again
         publish(self.written, self.path)
-        self.published = True
         return Shard(self.path.name, self.split, self.tokens, self.documents, self.text_bytes, self.sha256)
 
     def discard(self) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import struct
 
@@ -174,7 +175,7 @@ def test_what_was_read_is_a_copy(shard_folder):
 # ---- training and validation ----------------------------------------------------------------------------------------
 
 
-def split_of(texts, fraction=0.01):
+def split_of(texts, fraction=None):
     """Which texts train and which validate."""
     sides = {"train": [], "val": []}
     for split, text in shards._split(texts, fraction):
@@ -219,6 +220,11 @@ def test_of_99_documents_the_last_tenth_validates_and_of_100_the_hash_decides():
 @pytest.mark.parametrize("count", [1, 2, 5, 99, 100, 300])
 def test_nothing_validates_where_nothing_shall(count):
     assert split_of(lines(count), 0) == (lines(count), [])
+
+
+def test_another_share_of_one_document_validates_where_it_is_asked_for():
+    text = b"".join(b"line %02d\n" % i for i in range(40))
+    assert split_of([text], 0.5) in [([text[: cut * 8]], [text[cut * 8 :]]) for cut in (20, 21)]
 
 
 def test_one_document_is_cut_at_the_line_at_nine_tenths():
@@ -475,3 +481,27 @@ def test_a_manifest_that_is_no_json_object_is_refused(folder, contents):
 def test_a_folder_that_is_not_there_holds_no_manifest(tmp_path):
     with pytest.raises(bpetok.FormatError, match=r"nowhere: must hold manifest\.json"):
         shards.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_an_interrupt_between_any_two_operations_leaves_nothing_or_everything(tmp_path, tok, monkeypatch, call):
+    calls = iter(range(100))
+    plain = {name: getattr(os, name) for name in ("fsync", "replace")}
+
+    def interrupted(name):
+        def operation(*args):
+            result = plain[name](*args)
+            if next(calls) == call:
+                raise KeyboardInterrupt
+            return result
+
+        return operation
+
+    for name in plain:
+        monkeypatch.setattr(os, name, interrupted(name))
+    with pytest.raises(KeyboardInterrupt):
+        shards.write(lines(150), tok, tmp_path)
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+    shards.write(lines(150), tok, tmp_path)
+    shards.open(tmp_path).verify()
