@@ -70,7 +70,7 @@ def small_run(data: DataConfig) -> Callable[..., Config]:
             batch=BatchConfig(rows=rows, accumulation=accumulation),
             optimizer=OptimizerConfig(lr=1e-2),
             schedule=ScheduleConfig(warmup_steps=min(2, steps), min_lr=1e-3),
-            run=RunConfig(steps=steps, device="cpu", **every),  # type: ignore[arg-type]
+            run=RunConfig(steps=steps, device="cpu", **every),
         )
 
     return make

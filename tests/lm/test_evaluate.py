@@ -24,7 +24,7 @@ def coin(chances: list[float]) -> Bigram:
 
 
 def measure(model: Bigram | GPT2, split: object, *, rows: int = 2, batches: int = 10) -> Evaluation:
-    return evaluate(model, split, token_bytes=TOKEN_BYTES, rows=rows, batches=batches)  # type: ignore[arg-type]
+    return evaluate(model, split, token_bytes=TOKEN_BYTES, rows=rows, batches=batches)
 
 
 def test_the_figures_are_those_computed_by_hand(split_of: SplitOf) -> None:

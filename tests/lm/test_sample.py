@@ -31,7 +31,7 @@ def model() -> GPT2:
 
 
 def draw(model: GPT2, *, seed: int = 0, max_new_tokens: int = 12, **settings: float) -> list[int]:
-    return list(generate(model, PROMPT, seed=seed, max_new_tokens=max_new_tokens, **settings))  # type: ignore[arg-type]
+    return list(generate(model, PROMPT, seed=seed, max_new_tokens=max_new_tokens, **settings))
 
 
 def test_temperature_0_top_k_1_and_a_tiny_top_p_take_the_most_likely_id(model: GPT2) -> None:
@@ -64,7 +64,7 @@ def test_ids_are_drawn_with_the_models_chances() -> None:
         model.table.weight.copy_(torch.tensor(chances).log().expand(4, 4))
 
     def counts(**settings: float) -> Counter[int]:
-        return Counter(generate(model, [0], max_new_tokens=2000, seed=1, **settings))  # type: ignore[arg-type]
+        return Counter(generate(model, [0], max_new_tokens=2000, seed=1, **settings))
 
     def check(drawn: Counter[int], expected: list[float]) -> None:
         for id_, chance in enumerate(expected):
@@ -90,7 +90,7 @@ def test_ids_come_one_by_one_and_the_models_mode_is_put_back(model: GPT2) -> Non
     ids = generate(model, PROMPT, max_new_tokens=5, seed=0)
     next(ids)
     assert not model.training and torch.is_grad_enabled()
-    ids.close()  # type: ignore[attr-defined]
+    ids.close()
     assert model.training
     assert len(draw(model, max_new_tokens=0)) == 0
 
@@ -113,7 +113,7 @@ def test_ids_come_one_by_one_and_the_models_mode_is_put_back(model: GPT2) -> Non
 )
 def test_impossible_settings_are_refused_at_the_call(model: GPT2, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match="sample: " + message):
-        generate(model, **{"prompt_ids": PROMPT, "max_new_tokens": 1, "seed": 0, **settings})  # type: ignore[arg-type]
+        generate(model, **{"prompt_ids": PROMPT, "max_new_tokens": 1, "seed": 0, **settings})
 
 
 def test_a_run_is_read_back_from_its_folder_alone(tmp_path: Path, small_run: Callable[..., Config]) -> None:

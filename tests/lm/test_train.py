@@ -105,7 +105,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(
     for rows, accumulation in ((8, 1), (4, 2), (1, 8)):
         config = small_run(rung, rows=rows, accumulation=accumulation, steps=1)
         if rung == "gpt2":  # other shapes draw another dropout
-            config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))  # type: ignore[type-var]
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
         run = lm.train._open(config, lm.train.RunFolder(tmp_path / f"{rows}"), resume=False, on_event=None)
         run.batches = Batches(split, rows=rows, context=8, seed=0)
         loss, tokens = lm.train._accumulate(run)
@@ -196,8 +196,8 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(
     tmp_path: Path, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = lm.train._open(small_run("bigram"), lm.train.RunFolder(tmp_path), resume=False, on_event=None)
-    before = run.model.table.weight.clone()  # type: ignore[operator, union-attr]
-    run.model.table.weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[operator, union-attr]
+    before = run.model.table.weight.clone()
+    run.model.table.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(
         NonFiniteError, match=r"grad_norm must be finite, got (nan|inf) at step 1\nhint: .* optimizer.grad_clip$"
     ):

@@ -84,4 +84,4 @@ def test_dropout_acts_in_training_only() -> None:
 def test_impossible_sizes_are_refused(wrong: dict[str, float], message: str) -> None:
     settings = {"context": 16, "layers": 3, "heads": 2, "width": 64, **wrong}
     with pytest.raises(ConfigError, match=message):
-        GPT2Config(**settings)  # type: ignore[arg-type]
+        GPT2Config(**settings)
