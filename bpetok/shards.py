@@ -321,7 +321,8 @@ class _Writer:
         )
 
     def discard(self) -> None:
-        """Takes away all that was written."""
+        """Takes away all that was written, the manifest first."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
         for files in self.files.values():
             for file in files:
                 file.discard()

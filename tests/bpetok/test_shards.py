@@ -483,8 +483,8 @@ def test_a_folder_that_is_not_there_holds_no_manifest(tmp_path):
         shards.open(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("call", range(6))
-def test_an_interrupt_between_any_two_operations_leaves_nothing_or_everything(tmp_path, tok, monkeypatch, call):
+@pytest.mark.parametrize("call", range(9))  # three for each of two files and the manifest
+def test_an_interrupt_after_any_operation_leaves_nothing(tmp_path, tok, monkeypatch, call):
     calls = iter(range(100))
     plain = {name: getattr(os, name) for name in ("fsync", "replace")}
 
