@@ -142,7 +142,7 @@ def print_json(value: dict[str, Any]) -> None:
     """Prints one JSON object to stdout."""
     import json
 
-    click.echo(json.dumps(value))
+    click.echo(json.dumps(value, default=str))  # paths become text
 
 
 class Advance(Protocol):

@@ -61,6 +61,13 @@ def test_train_leaves_a_run_that_sample_draws_from(run, project) -> None:
     assert run("lm", "sample", "runs/gpt", "--prompt", "The cats", "--max-new-tokens", 20, cwd=project) == first
 
 
+def test_train_and_quickstart_print_their_results_as_json(run, project) -> None:
+    trained = run("lm", "train", "gpt.toml", "-o", "run", "--json", cwd=project).json
+    assert trained["steps"] == 12 and trained["checkpoint"].endswith("run/checkpoints/step_000012")
+    started = run("lm", "quickstart", "corpus.txt", "--minutes", "0.01", "-o", "q", "--json", cwd=project).json
+    assert started["train"]["steps"] >= 40 and started["curve"].endswith("q/loss.png")
+
+
 def test_a_run_that_gets_sigterm_exits_75_and_goes_on_to_the_same_weights(run, project) -> None:
     assert run("lm", "train", "gpt.toml", "-o", "whole", "--set", "run.steps=400", cwd=project).code == 0
     command = [sys.executable, "-m", "lm", "train", "gpt.toml", "-o", "parts", "--set", "run.steps=400"]
