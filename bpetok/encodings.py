@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from bpetok import _core
 from bpetok.errors import EncodingError, UnavailableError, UnknownTokenError
 from bpetok.files import write_atomically
-from bpetok.formats.tiktoken import parse_ranks
 from bpetok.tokenizer import Tokenizer
-from bpetok.vocab import Vocab
+from bpetok.vocab import RankTable, Vocab
 
 _TIMEOUT_SECONDS = 30
 
@@ -121,8 +121,10 @@ def list_encoding_names() -> list[str]:
 
 
 @cache
-def get_encoding(name: str) -> Tokenizer:
+def get_encoding(name: str, *, cache_mb: int = 64) -> Tokenizer:
     """The tokenizer of a published vocabulary, such as "gpt2", "cl100k_base" or "o200k_base".
+
+    It is made once and then kept. `cache_mb`: as `Tokenizer`.
 
     Raises:
         EncodingError: no encoding has the name.
@@ -134,7 +136,7 @@ def get_encoding(name: str) -> Tokenizer:
             f"encoding: must be one of {', '.join(ENCODINGS)}, got {name!r}",
             hint=f"did you mean {near[0]!r}?" if near else "a tokenizer file is read by bpetok.load(path)",
         )
-    return Tokenizer(_vocab(name, _contents(name, ENCODINGS[name].file)))
+    return Tokenizer(_vocab(name, _contents(name, ENCODINGS[name].file)), cache_mb=cache_mb)
 
 
 def encoding_name_for_model(model_name: str) -> str:
@@ -180,8 +182,8 @@ def cache_folder() -> Path:
 def _vocab(name: str, contents: bytes) -> Vocab:
     encoding = ENCODINGS[name]
     provenance = {"read from": encoding.file.url, "sha256": encoding.file.sha256}
-    ranks = parse_ranks(contents, encoding.file.url)
-    return Vocab(ranks, encoding.special_tokens, encoding.pattern, name=name, provenance=provenance)
+    ranks = RankTable(_core.Ranks(contents, encoding.file.url))
+    return Vocab.of_known_file(ranks, encoding.special_tokens, encoding.pattern, name, provenance)
 
 
 def _contents(name: str, file: RankFile) -> bytes:

@@ -66,6 +66,14 @@ class SpecialTokenError(BpetokError, ValueError):
     """Text holds a special token that the call did not allow, or a special was named that does not exist."""
 
 
+def special_token_refused(special: str) -> SpecialTokenError:
+    """The error of a text that holds a special token which the call did not allow."""
+    return SpecialTokenError(
+        f"encode: the text holds the special token {special!r}, which was not allowed",
+        hint=f"allowed_special={{{special!r}}} makes it an id; disallowed_special=() takes it as text",
+    )
+
+
 class UnknownTokenError(BpetokError, KeyError):
     """The bytes are no single token of the vocabulary, or no encoding is known for the model's name."""
 

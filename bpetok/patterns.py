@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from bpetok._core import char_class, unicode_version
 from bpetok.errors import PatternError
+from bpetok.text import Text, as_bytes
 
 if TYPE_CHECKING:
     import regex
@@ -174,3 +175,24 @@ def cut(expression: regex.Pattern[str], text: str) -> list[str]:
         end = match.end()
     pieces.append(text[end:])
     return [piece for piece in pieces if piece]
+
+
+def cut_text(pattern: SplitPattern, text: Text) -> list[str] | list[bytes]:
+    """The pretokens of a text by the `regex` module, as `reference.split` defines them; fast where the text is valid.
+
+    A named pattern is cut by the letters that the installed `regex` knows only where no scanner is in use.
+    """
+    from bpetok.reference import split
+
+    if pattern.regex is None or pattern.scanner is not None:
+        return split(pattern.regex, text)
+    try:
+        readable = as_bytes(text).decode() if isinstance(text, str) else bytes(text).decode()
+    except UnicodeDecodeError:
+        return split(pattern.regex, text)
+    expression = compile_regex(pattern.regex)
+    if expression.groups == 0:
+        pieces: list[str] = expression.findall(readable)
+        if sum(map(len, pieces)) == len(readable):
+            return pieces
+    return cut(expression, readable)

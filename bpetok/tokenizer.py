@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from bpetok import _core, formats
-from bpetok.errors import SpecialTokenError, UnknownTokenError
+from bpetok import _core, formats, patterns
+from bpetok.errors import UnknownTokenError
 from bpetok.streams import Window
 from bpetok.text import Text, as_bytes
-from bpetok.vocab import END_OF_TEXT, Vocab
+from bpetok.vocab import END_OF_TEXT, RankTable, Vocab
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +29,7 @@ Ids: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]]"
 Special = Literal["all"] | AbstractSet[str]
 
 _NONE: frozenset[str] = frozenset()
+_KEPT_SPECIALS = 32  # sets of special tokens that a tokenizer remembers
 
 
 class Tokenizer:
@@ -43,11 +43,25 @@ class Tokenizer:
     'slow low'
     """
 
-    def __init__(self, vocab: Vocab) -> None:
-        """The tokenizer of a vocabulary. Most callers want `train`, `load` or `get_encoding`."""
+    def __init__(self, vocab: Vocab, *, cache_mb: int = 64) -> None:
+        """The tokenizer of a vocabulary. Most callers want `train`, `load` or `get_encoding`.
+
+        Args:
+            vocab: the vocabulary.
+            cache_mb: how many MiB (2^20 bytes) the cache of pretokens may take in each thread that encodes at the
+                same time; 0 for no cache. It grows with the text, and no ids depend on it.
+        """
+        if cache_mb < 0:
+            raise ValueError(f"tokenizer: cache_mb must be at least 0, got {cache_mb}")
         self._vocab = vocab
-        self._encoder = _core.Encoder(dict(vocab.ranks), vocab.split.scanner or "none")
-        self._decoder = _core.Decoder({vocab[token_id]: token_id for token_id in vocab})
+        self._cache_mb = cache_mb
+        ranks = vocab.ranks.core if isinstance(vocab.ranks, RankTable) else dict(vocab.ranks)
+        by_id = {special: text for text, special in sorted(vocab.special_tokens.items(), reverse=True)}
+        self._encoder = _core.Encoder(ranks, vocab.split.scanner or "none", cache_mb)
+        self._decoder = _core.Decoder(ranks, {text.encode(): special for special, text in by_id.items()})
+        self._needs_regex = vocab.split.scanner is None
+        self._all_specials = _core.Specials(dict(vocab.special_tokens)) if vocab.special_tokens else None
+        self._specials: dict[frozenset[str], _core.Specials] = {}
 
     def __repr__(self) -> str:
         """Name, size and the start of the fingerprint."""
@@ -63,7 +77,7 @@ class Tokenizer:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickles by value: the vocabulary travels whole."""
-        return type(self), (self._vocab,)
+        return _rebuild, (type(self), self._vocab, self._cache_mb)
 
     # ---- encoding ------------------------------------------------------------------------------------------------
 
@@ -90,20 +104,18 @@ class Tokenizer:
         Raises:
             SpecialTokenError: the text holds a disallowed special token; a ValueError, as in tiktoken.
         """
-        data = as_bytes(text)
-        allowed = self._allowed(data, allowed_special, disallowed_special)
-        if not allowed:
-            return self.encode_ordinary(data)
-        ids: list[int] = []
-        for part in self._parts(data, allowed):
-            ids += [part] if isinstance(part, int) else self.encode_ordinary(part)
-        return ids
+        if allowed_special is _NONE and disallowed_special == "all" and not self._needs_regex:
+            return self._encoder.encode(text, None, self._all_specials)
+        allowed, refused = self._rules(allowed_special, disallowed_special)
+        if self._needs_regex:
+            return list(map(int, self._encode_by_regex(text, allowed, refused)))
+        return self._encoder.encode(text, allowed, refused)
 
     def encode_ordinary(self, text: Text) -> list[int]:
         """The ids of a text in which special tokens are text: `encode(text, disallowed_special=())`."""
         if self._needs_regex:
             return list(map(int, self._encode_by_regex(text)))
-        return self._encoder.encode(as_bytes(text))
+        return self._encoder.encode(text)
 
     def encode_to_numpy(
         self,
@@ -113,17 +125,12 @@ class Tokenizer:
         disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> NDArray[np.uint32]:
         """The ids of a text as an array, shape (ids,); arguments and errors as `encode`."""
-        import numpy as np
-
-        data = as_bytes(text)
-        allowed = self._allowed(data, allowed_special, disallowed_special)
-        if not allowed:
-            return self._ordinary_to_numpy(data)
-        parts = [
-            np.array([part], np.uint32) if isinstance(part, int) else self._ordinary_to_numpy(part)
-            for part in self._parts(data, allowed)
-        ]
-        return np.concatenate([np.zeros(0, np.uint32), *parts])
+        if allowed_special is _NONE and disallowed_special == "all" and not self._needs_regex:
+            return self._encoder.encode_to_numpy(text, None, self._all_specials)
+        allowed, refused = self._rules(allowed_special, disallowed_special)
+        if self._needs_regex:
+            return self._encode_by_regex(text, allowed, refused)
+        return self._encoder.encode_to_numpy(text, allowed, refused)
 
     def encode_batch(
         self,
@@ -133,32 +140,33 @@ class Tokenizer:
         allowed_special: Special = _NONE,
         disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> list[list[int]]:
-        """The ids of many texts, on up to `num_threads` threads; arguments and errors as `encode`."""
-        batch = [as_bytes(one) for one in text]
-        if not any(self._allowed(one, allowed_special, disallowed_special) for one in batch):
-            return self.encode_ordinary_batch(batch, num_threads=num_threads)
-        return [
-            self.encode(one, allowed_special=allowed_special, disallowed_special=disallowed_special) for one in batch
-        ]
+        """The ids of many texts, on up to `num_threads` threads; other arguments and errors as `encode`.
+
+        The threads share long texts too. Few texts are encoded on one thread, as starting others would take longer.
+        """
+        allowed, refused = self._rules(allowed_special, disallowed_special)
+        if self._needs_regex:
+            return [list(map(int, self._encode_by_regex(one, allowed, refused))) for one in text]
+        return self._encoder.encode_batch(text, _checked_threads(num_threads), allowed, refused)
 
     def encode_ordinary_batch(self, text: Sequence[Text], *, num_threads: int = 8) -> list[list[int]]:
-        """The ids of many texts in which special tokens are text."""
+        """The ids of many texts in which special tokens are text; threads as `encode_batch`."""
         if self._needs_regex:
             return [self.encode_ordinary(one) for one in text]
-        return self._encoder.encode_batch([as_bytes(one) for one in text], num_threads)
+        return self._encoder.encode_batch(text, _checked_threads(num_threads))
 
     def encode_batch_to_numpy(
         self, text: Sequence[Text], *, num_threads: int = 8
     ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """The ids of many texts in which special tokens are text, one behind the other.
+        """The ids of many texts in which special tokens are text, one behind the other; threads as `encode_batch`.
 
         Returns:
             (ids, offsets): text i has `ids[offsets[i]:offsets[i + 1]]`; shapes (ids,) and (texts + 1,).
         """
+        if not self._needs_regex:
+            return self._encoder.encode_batch_to_numpy(text, _checked_threads(num_threads))
         import numpy as np
 
-        if not self._needs_regex:
-            return self._encoder.encode_batch_to_numpy([as_bytes(one) for one in text], num_threads)
         arrays = [self._encode_by_regex(one) for one in text]
         offsets = np.cumsum([0, *map(len, arrays)], dtype=np.int64)
         return np.concatenate([np.zeros(0, np.uint32), *arrays]), offsets
@@ -170,7 +178,8 @@ class Tokenizer:
         pattern that has no scanner, or none at all, the whole text.
         """
         if self._needs_regex or self._vocab.pattern is None:
-            yield self._ordinary_to_numpy(b"".join(as_bytes(chunk) for chunk in chunks))
+            whole = b"".join(as_bytes(chunk) for chunk in chunks)
+            yield self._encode_by_regex(whole) if self._needs_regex else self._encoder.encode_to_numpy(whole)
             return
         window = Window()
         for chunk in chunks:
@@ -184,7 +193,17 @@ class Tokenizer:
         """How many ids `encode_ordinary` gives for the text."""
         if self._needs_regex:
             return len(self._encode_by_regex(text))
-        return self._encoder.count(as_bytes(text))
+        return self._encoder.count(text)
+
+    def count_batch(self, text: Sequence[Text], *, num_threads: int = 8) -> list[int]:
+        """How many ids `encode_ordinary` gives for each text; threads as `encode_batch`."""
+        if self._needs_regex:
+            return [self.count(one) for one in text]
+        return self._encoder.count_batch(text, _checked_threads(num_threads))
+
+    def clear_cache(self) -> None:
+        """Gives back the memory of the caches of pretokens that no call is using."""
+        self._encoder.clear_cache()
 
     def encode_single_token(self, text_or_bytes: Text) -> int:
         """The id of one token, special tokens included.
@@ -209,7 +228,7 @@ class Tokenizer:
             UnknownIdError: no token has one of the ids; a KeyError, as in tiktoken.
             IdRangeError: an id is negative or does not fit 32 bits; an OverflowError.
         """
-        return self.decode_bytes(tokens).decode("utf-8", errors)
+        return self._decoder.decode_to_str(tokens, errors)
 
     def decode_bytes(self, tokens: Ids) -> bytes:
         """The bytes of ids; errors as `decode`."""
@@ -276,7 +295,7 @@ class Tokenizer:
     @cached_property
     def n_vocab(self) -> int:
         """The highest id plus one."""
-        return len(self._vocab)
+        return self._decoder.id_count()
 
     @property
     def max_token_value(self) -> int:
@@ -329,49 +348,40 @@ class Tokenizer:
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
-    def _allowed(
-        self, data: bytes, allowed_special: Special, disallowed_special: Literal["all"] | Collection[str]
-    ) -> frozenset[str]:
-        """The special tokens that become ids in this text; refuses it if it holds a disallowed one."""
-        specials = self._vocab.special_tokens
-        allowed = frozenset(specials if allowed_special == "all" else allowed_special)
-        disallowed = frozenset(specials if disallowed_special == "all" else disallowed_special)
-        if disallowed_special == "all":
-            disallowed -= allowed
-        if disallowed and (found := _finder(disallowed).search(data)):
-            special = found[0].decode()
-            raise SpecialTokenError(
-                f"encode: the text holds the special token {special!r}, which was not allowed",
-                hint=f"allowed_special={{{special!r}}} makes it an id; disallowed_special=() takes it as text",
-            )
-        return allowed.intersection(specials)
+    def _rules(
+        self, allowed_special: Special, disallowed_special: Literal["all"] | Collection[str]
+    ) -> tuple[_core.Specials | None, _core.Specials | None]:
+        """What to look for in text: the special tokens that become ids, and those that must not be there."""
+        specials = frozenset(self._vocab.special_tokens)
+        allowed = specials if allowed_special == "all" else frozenset(allowed_special)
+        refused = specials - allowed if disallowed_special == "all" else frozenset(disallowed_special)
+        return self._specials_of(allowed & specials), self._specials_of(refused)
 
-    def _parts(self, data: bytes, allowed: frozenset[str]) -> Iterator[bytes | int]:
-        """The text between special tokens, and their ids, in order."""
-        for i, part in enumerate(_finder(allowed).split(data)):
-            if i % 2:
-                yield self._vocab.special_tokens[part.decode()]
-            elif part:
-                yield part
+    def _specials_of(self, texts: frozenset[str]) -> _core.Specials | None:
+        if not texts:
+            return None
+        if texts not in self._specials:
+            if len(self._specials) >= _KEPT_SPECIALS:
+                self._specials.clear()
+            self._specials[texts] = _core.Specials({text: self._vocab.special_tokens.get(text, 0) for text in texts})
+        return self._specials[texts]
 
-    @property
-    def _needs_regex(self) -> bool:
-        return self._vocab.split.scanner is None
-
-    def _ordinary_to_numpy(self, text: Text) -> NDArray[np.uint32]:
-        if self._needs_regex:
-            return self._encode_by_regex(text)
-        return self._encoder.encode_to_numpy(as_bytes(text))
-
-    def _encode_by_regex(self, text: Text) -> NDArray[np.uint32]:
+    def _encode_by_regex(
+        self, text: Text, allowed: _core.Specials | None = None, refused: _core.Specials | None = None
+    ) -> NDArray[np.uint32]:
         """Cuts with the `regex` module, merges in the core."""
         import numpy as np
 
-        from bpetok.reference import split
-
-        pretokens = split(self._vocab.pattern, text)
-        ends = np.cumsum([len(pretoken) for pretoken in pretokens], dtype=np.int64)
-        return self._encoder.encode_pretokens(b"".join(pretokens), ends)
+        if allowed is None and refused is None:
+            return self._encoder.encode_pretokens(patterns.cut_text(self._vocab.split, text))
+        data = as_bytes(text)
+        if refused is not None:
+            refused.refuse(data)
+        parts = [data] if allowed is None else allowed.split(data)
+        arrays = [
+            np.array([part], np.uint32) if isinstance(part, int) else self._encode_by_regex(part) for part in parts
+        ]
+        return np.concatenate([np.zeros(0, np.uint32), *arrays])
 
     # ---- names that users of tiktoken reach for --------------------------------------------------------------------
 
@@ -390,9 +400,38 @@ class Tokenizer:
     def _encode_single_piece(self, text_or_bytes: Text) -> list[int]:
         return self._encoder.encode_piece(as_bytes(text_or_bytes))
 
+    def _encode_bytes(self, text: bytes) -> list[int]:
+        """The ids of bytes that may end, or break off, within a character; tiktoken's rule.
+
+        What is valid UTF-8 at the front is encoded; the tokens of its last pretoken, and of the blanks before it if it
+        is blank, are given up, and their bytes are merged with what follows as one pretoken.
+        Source: tiktoken 0.14.0, `src/py.rs`.
+        """
+        try:
+            text.decode()
+        except UnicodeDecodeError as error:
+            valid = text[: error.start]
+        else:
+            return self.encode_ordinary(text)
+        pretokens = patterns.cut_text(self._vocab.split, valid)
+        ids = self.encode_ordinary(valid)
+        kept = len(ids) - (self.count(pretokens[-1]) if pretokens else 0)
+        if kept < len(ids) and self._is_blank(ids[kept]):
+            while kept > 0 and self._is_blank(ids[kept - 1]):
+                kept -= 1
+        rest = self.decode_bytes(ids[kept:]) + text[len(valid) :]
+        return ids[:kept] + self._encoder.encode_piece(rest)
+
+    def _is_blank(self, token: int) -> bool:
+        return not self._decoder.token(token).strip(b" \n\t")
+
 
 def load(
-    path: str | os.PathLike[str], *, pattern: str | None = None, special_tokens: Mapping[str, int] | None = None
+    path: str | os.PathLike[str],
+    *,
+    pattern: str | None = None,
+    special_tokens: Mapping[str, int] | None = None,
+    cache_mb: int = 64,
 ) -> Tokenizer:
     """Reads a tokenizer file; its format is known by its content.
 
@@ -400,17 +439,21 @@ def load(
         path: a `.bpetok` file, tiktoken ranks, or a minbpe model.
         pattern: how text is cut, for tiktoken ranks, which do not say; "none" for no split.
         special_tokens: the special tokens and their ids, likewise.
+        cache_mb: as `Tokenizer`.
 
     Raises:
         FormatError: the file is in no known format, or pattern and special tokens are needed.
         CorruptionError: the file is not as it was written.
         VocabError: the vocabulary breaks its own rules.
     """
-    return Tokenizer(formats.read(Path(path), pattern=pattern, special_tokens=special_tokens))
+    return Tokenizer(formats.read(Path(path), pattern=pattern, special_tokens=special_tokens), cache_mb=cache_mb)
 
 
-@lru_cache(maxsize=128)
-def _finder(specials: frozenset[str]) -> re.Pattern[bytes]:
-    """An expression that finds the special tokens, the longest first."""
-    longest_first = sorted(specials, key=lambda text: (-len(text), text))
-    return re.compile(b"(" + b"|".join(re.escape(text.encode()) for text in longest_first) + b")")
+def _rebuild(kind: type[Tokenizer], vocab: Vocab, cache_mb: int) -> Tokenizer:
+    return kind(vocab, cache_mb=cache_mb)
+
+
+def _checked_threads(num_threads: int) -> int:
+    if num_threads < 1:
+        raise ValueError(f"encode: num_threads must be at least 1, got {num_threads}")
+    return num_threads

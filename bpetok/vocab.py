@@ -15,13 +15,41 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from bpetok import patterns
+from bpetok import _core, patterns
 from bpetok.errors import UnknownIdError, VocabError
 from bpetok.text import as_bytes
 
 END_OF_TEXT = "<|endoftext|>"
-MAX_ID = (1 << 24) - 1  # Decoder::kMaxId in csrc/decode.h
+MAX_ID = (1 << 24) - 2  # kMaxId in csrc/pair_table.h
 Pair = tuple[int, int]
+
+
+class RankTable(Mapping[bytes, int]):
+    """The ranks of a file as the core has read them; a dict is made of them when somebody looks.
+
+    Args:
+        core: what the core read.
+    """
+
+    def __init__(self, core: _core.Ranks) -> None:
+        """Takes what the core read."""
+        self.core = core
+
+    @cached_property
+    def _dict(self) -> dict[bytes, int]:
+        return self.core.to_dict()
+
+    def __getitem__(self, token: bytes) -> int:
+        """The rank of a token."""
+        return self._dict[token]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The tokens, in the file's order."""
+        return iter(self._dict)
+
+    def __len__(self) -> int:
+        """How many tokens there are."""
+        return len(self.core)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +69,7 @@ class Vocab:
         provenance: where it comes from, as JSON values; not part of its identity.
 
     Raises:
-        VocabError: a single byte is missing; a token is empty; an id is negative, above 16,777,215 or given to two
+        VocabError: a single byte is missing; a token is empty; an id is negative, above 16,777,214 or given to two
             tokens; a special token is also a token that merges; a merge does not make a token.
         PatternError: the pattern is unknown or does not compile.
     """
@@ -64,6 +92,24 @@ class Vocab:
         self._check_tokens()
         self._check_special_tokens()
         self._check_merges()
+
+    @classmethod
+    def of_known_file(
+        cls, ranks: RankTable, special_tokens: Mapping[str, int], pattern: str, name: str, provenance: Mapping[str, Any]
+    ) -> Vocab:
+        """The vocabulary of a file whose sha256 is that of a published one: what the class checks is known to hold."""
+        vocab = object.__new__(cls)
+        parts = {
+            "ranks": ranks,
+            "special_tokens": MappingProxyType(dict(special_tokens)),
+            "pattern": patterns.resolve(pattern).regex,
+            "merges": None,
+            "name": name,
+            "provenance": MappingProxyType(dict(provenance)),
+        }
+        for part, value in parts.items():
+            object.__setattr__(vocab, part, value)
+        return vocab
 
     def _check_texts(self) -> None:
         for text in self.special_tokens:

@@ -81,9 +81,13 @@ def test_bpetok_and_cli_import_nothing_heavy_before_it_is_needed(path: Path) -> 
     assert not names & HEAVY
 
 
-def test_nanobind_is_included_in_one_file_and_threads_in_another() -> None:
+def test_nanobind_is_included_at_the_seam_alone_and_threads_in_one_file() -> None:
     includes = {path.name: set(re.findall(r"#include <([^>]+)>", path.read_text())) for path in CORE}
-    assert [name for name, found in includes.items() if any("nanobind" in one for one in found)] == ["bindings.cpp"]
+    seam = {"bindings.cpp", "from_python.h", "to_python.h"}
+    assert {name for name, found in includes.items() if any("nanobind" in one for one in found)} == seam
+    for path in CORE:
+        if path.name not in seam:
+            assert not re.search(r'#include "(from|to)_python.h"', path.read_text()), path.name
     assert [name for name, found in includes.items() if {"thread", "mutex", "atomic"} & found] == ["parallel.h"]
 
 

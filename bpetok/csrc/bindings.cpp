@@ -1,182 +1,157 @@
-// bindings.cpp: the only file that knows Python. It converts, releases the GIL and translates errors; nothing else.
+// bindings.cpp: the seam to Python, with from_python.h and to_python.h, which it alone includes. It converts, releases
+// the GIL and translates errors; nothing else.
 
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <memory>
-#include <optional>
-
+#include "conversions.h"
 #include "decode.h"
 #include "encode.h"
+#include "from_python.h"
+#include "ranks.h"
+#include "to_python.h"
 #include "train.h"
 
-namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace bpetok {
 namespace {
 
-template <class T>
-using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
-template <class T>
-using ReadOnlyArray = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-using NoGil = nb::gil_scoped_release;
-
-// The array takes over the vector.
-template <class T>
-Array<T> to_numpy(std::vector<T>&& values) {
-    auto owner = std::make_unique<std::vector<T>>(std::move(values));
-    std::vector<T>* kept = owner.get();
-    nb::capsule capsule(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-    owner.release();
-    return Array<T>(kept->data(), {kept->size()}, capsule);
-}
-
-nb::bytes to_bytes(Bytes bytes) { return nb::bytes(bytes.data(), bytes.size()); }
-
-nb::list to_list(const Id* ids, std::size_t n) {
-    nb::list list = nb::steal<nb::list>(PyList_New(static_cast<Py_ssize_t>(n)));
-    if (!list.is_valid()) throw nb::python_error();
-    for (std::size_t i = 0; i < n; ++i)
-        PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), PyLong_FromUnsignedLong(ids[i]));
-    return list;
-}
-
-// str as UTF-8, bytes as they are; borrowed from the object. A lone surrogate raises UnicodeEncodeError.
-Bytes text_of(nb::handle text) {
-    if (PyUnicode_Check(text.ptr())) {
-        Py_ssize_t size = 0;
-        const char* data = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
-        if (!data) throw nb::python_error();
-        return {data, static_cast<std::size_t>(size)};
-    }
-    if (PyBytes_Check(text.ptr()))
-        return {PyBytes_AS_STRING(text.ptr()), static_cast<std::size_t>(PyBytes_GET_SIZE(text.ptr()))};
-    const std::string got = Py_TYPE(text.ptr())->tp_name;
-    throw nb::type_error(("text must be str or bytes, got " + got).c_str());
-}
-
-std::vector<Bytes> texts_of(nb::sequence texts) {
-    std::vector<Bytes> out;
-    out.reserve(nb::len(texts));
-    for (nb::handle text : texts) out.push_back(text_of(text));
-    return out;
-}
-
-Id id_of(nb::handle number) {
-    const nb::object index = nb::steal(PyNumber_Index(number.ptr()));
-    if (!index.is_valid()) throw nb::python_error();
-    int overflow = 0;
-    const long long value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-    if (value == -1 && PyErr_Occurred()) throw nb::python_error();
-    if (overflow != 0 || value < 0 || value > static_cast<long long>(kNoId))
-        throw IdRangeError("decode: an id must be in 0 to 4294967295, got " + std::string(nb::str(index).c_str()));
-    return static_cast<Id>(value);
-}
-
-std::vector<Id> ids_of(nb::handle ids) {
-    std::vector<Id> out;
-    if (nb::ndarray_check(ids)) {
-        if (ReadOnlyArray<Id> array; nb::try_cast(ids, array, false))
-            return {array.data(), array.data() + array.size()};
-        if (ReadOnlyArray<std::uint16_t> array; nb::try_cast(ids, array, false))
-            return {array.data(), array.data() + array.size()};
-    }
-    for (nb::handle number : ids) out.push_back(id_of(number));
-    return out;
-}
-
 std::vector<Token> tokens_of(const nb::dict& tokens) {
     std::vector<Token> out;
     out.reserve(nb::len(tokens));
-    for (const auto& [bytes, id] : tokens) out.push_back({text_of(bytes), id_of(id)});
+    for (const auto& [bytes, id] : tokens) out.push_back({text_of(bytes).bytes(), id_of(id)});
     return out;
 }
 
-std::vector<Id> encode(const Encoder& encoder, nb::handle text_object) {
-    const Bytes text = text_of(text_object);
-    const NoGil no_gil;
-    std::vector<Id> ids;
-    encoder.encode(text, ids);
+// An Encoder with what Python needs beside it.
+class PythonEncoder {
+  public:
+    PythonEncoder(const std::vector<Token>& tokens, Bytes pattern, std::size_t cache_mb)
+        : core(tokens, pattern_named(pattern), cache_mb << 20) {}
+
+    Encoder core;
+    Integers integers;
+};
+
+// Ids of the call that is under way. Kept from call to call, so that short texts need no memory.
+IdBuffer& call_ids() {
+    static thread_local IdBuffer ids;
+    ids.clear();
     return ids;
 }
 
-Batch encode_batch(const Encoder& encoder, nb::sequence text_objects, std::size_t threads) {
-    const std::vector<Bytes> texts = texts_of(text_objects);
-    const NoGil no_gil;
-    return encoder.encode_batch(texts, threads);
+IdBuffer& encode(const PythonEncoder& self, nb::handle object, const SpecialRules& rules) {
+    const OneText one(object);
+    IdBuffer& ids = call_ids();
+    const NoGilIf no_gil(one.text.memory() > kShortText);
+    self.core.encode(one.text, rules, ids);
+    return ids;
 }
 
-nb::list encode_to_list(const Encoder& self, nb::handle text) {
-    const std::vector<Id> ids = encode(self, text);
-    return to_list(ids.data(), ids.size());
+// A large buffer is not kept.
+nb::object give_list(PythonEncoder& self, IdBuffer& ids) {
+    const nb::object list = self.integers.list(ids.data(), ids.size());
+    if (ids.size() > kShortText) ids = {};
+    return list;
 }
 
-Array<Id> encode_to_numpy(const Encoder& self, nb::handle text) { return to_numpy(encode(self, text)); }
+nb::object encode_to_list(PythonEncoder& self, nb::handle text, const Specials* allowed, const Specials* refused) {
+    return give_list(self, encode(self, text, {allowed, refused}));
+}
 
-nb::tuple encode_stable(const Encoder& self, const nb::bytes& text) {
-    const Bytes bytes = text_of(text);
-    std::vector<Id> ids;
+nb::object encode_to_numpy(const PythonEncoder& self, nb::handle text, const Specials* allowed,
+                           const Specials* refused) {
+    return to_numpy(encode(self, text, {allowed, refused}));
+}
+
+nb::tuple encode_stable(const PythonEncoder& self, const nb::bytes& text) {
+    IdBuffer& ids = call_ids();
     std::size_t covered = 0;
     {
         const NoGil no_gil;
-        covered = self.encode_stable(bytes, ids);
+        covered = self.core.encode_stable(bytes_of(text), ids);
     }
-    return nb::make_tuple(to_numpy(std::move(ids)), covered);
+    return nb::make_tuple(to_numpy(ids), covered);
 }
 
-Array<Id> encode_pretokens(const Encoder& self, const nb::bytes& text, ReadOnlyArray<std::int64_t> ends) {
-    const Bytes bytes = text_of(text);
-    std::vector<Id> ids;
-    {
-        const NoGil no_gil;
-        self.encode_pretokens(bytes, {ends.data(), ends.size()}, ids);
-    }
-    return to_numpy(std::move(ids));
+IdBuffer& encode_pretokens(const PythonEncoder& self, nb::handle pretokens) {
+    const Texts texts(pretokens);
+    IdBuffer& ids = call_ids();
+    const NoGil no_gil;
+    std::vector<std::string> narrowed(texts.texts.size());
+    std::vector<Bytes> bytes;
+    bytes.reserve(texts.texts.size());
+    for (const Text& text : texts.texts) bytes.push_back(narrow(text, narrowed[bytes.size()]).bytes());
+    self.core.encode_pretokens(bytes, ids);
+    return ids;
 }
 
-nb::list encode_piece(const Encoder& self, const nb::bytes& piece) {
-    std::vector<Id> ids;
-    if (const Bytes bytes = text_of(piece); !bytes.empty()) self.merges().encode(bytes, ids);
-    return to_list(ids.data(), ids.size());
+nb::object encode_piece(PythonEncoder& self, const nb::bytes& piece) {
+    IdBuffer& ids = call_ids();
+    const Bytes bytes = bytes_of(piece);
+    self.core.encode_pretokens({&bytes, 1}, ids);
+    return give_list(self, ids);
 }
 
-nb::list encode_batch_to_lists(const Encoder& self, nb::sequence texts, std::size_t threads) {
-    const Batch batch = encode_batch(self, texts, threads);
-    nb::list out;
-    for (std::size_t i = 0; i + 1 < batch.offsets.size(); ++i) {
+Batch encode_batch(const PythonEncoder& self, nb::handle sequence, std::size_t threads, const SpecialRules& rules) {
+    const Texts texts(sequence);
+    const NoGil no_gil;
+    return self.core.encode_batch(texts.texts, rules, threads);
+}
+
+nb::object encode_batch_to_lists(PythonEncoder& self, nb::handle texts, std::size_t threads, const Specials* allowed,
+                                 const Specials* refused) {
+    const Batch batch = encode_batch(self, texts, threads, {allowed, refused});
+    const std::size_t n = batch.offsets.size() - 1;
+    nb::object out = checked(PyList_New(static_cast<Py_ssize_t>(n)));
+    for (std::size_t i = 0; i < n; ++i) {
         const std::int64_t begin = batch.offsets[i];
-        out.append(to_list(batch.ids.data() + begin, static_cast<std::size_t>(batch.offsets[i + 1] - begin)));
+        nb::object list =
+            self.integers.list(batch.ids.data() + begin, static_cast<std::size_t>(batch.offsets[i + 1] - begin));
+        PyList_SET_ITEM(out.ptr(), static_cast<Py_ssize_t>(i), list.release().ptr());
     }
     return out;
 }
 
-nb::tuple encode_batch_to_numpy(const Encoder& self, nb::sequence texts, std::size_t threads) {
-    Batch batch = encode_batch(self, texts, threads);
-    return nb::make_tuple(to_numpy(std::move(batch.ids)), to_numpy(std::move(batch.offsets)));
+nb::tuple encode_batch_to_numpy(const PythonEncoder& self, nb::handle texts, std::size_t threads) {
+    Batch batch = encode_batch(self, texts, threads, {});
+    return nb::make_tuple(to_numpy(batch.ids), to_numpy(std::move(batch.offsets)));
 }
 
-std::size_t count(const Encoder& self, nb::handle text_object) {
-    const Bytes text = text_of(text_object);
+std::size_t count(const PythonEncoder& self, nb::handle object) {
+    const OneText one(object);
+    const NoGilIf no_gil(one.text.memory() > kShortText);
+    return self.core.count(one.text);
+}
+
+std::vector<std::int64_t> count_batch(const PythonEncoder& self, nb::handle sequence, std::size_t threads) {
+    const Texts texts(sequence);
     const NoGil no_gil;
-    return self.count(text);
+    return self.core.count_batch(texts.texts, threads);
 }
 
-nb::bytes decode(const Decoder& self, nb::handle id_objects) {
-    const std::vector<Id> ids = ids_of(id_objects);
-    std::string bytes;
+nb::object decode_to_bytes(const Decoder& self, nb::handle id_objects) {
+    const Ids ids(id_objects);
+    const std::size_t size = self.size(ids.view());
+    const nb::object bytes = checked(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+    char* data = PyBytes_AS_STRING(bytes.ptr());
+    const NoGilIf no_gil(size > kShortText);
+    self.decode(ids.view(), data);
+    return bytes;
+}
+
+nb::object decode_to_str(const Decoder& self, nb::handle id_objects, const char* errors) {
+    const Ids ids(id_objects);
+    std::string bytes(self.size(ids.view()), '\0');
     {
-        const NoGil no_gil;
-        self.decode(ids, bytes);
+        const NoGilIf no_gil(bytes.size() > kShortText);
+        self.decode(ids.view(), bytes.data());
     }
-    return to_bytes(bytes);
+    return checked(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), errors));
 }
 
 // Where each pretoken ends, in bytes.
@@ -200,11 +175,13 @@ Progress checked_progress(std::optional<nb::callable> progress) {
 
 // The table changes, so these keep the GIL; where there is none, nb::lock_self guards the object.
 void count_text(PretokenCounts& self, Bytes pattern, nb::handle text) {
-    self.add_text(pattern_named(pattern), text_of(text));
+    const OneText one(text);
+    std::string narrowed;
+    self.add_text(pattern_named(pattern), narrow(one.text, narrowed).bytes());
 }
 
 std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text) {
-    return self.add_stable(pattern_named(pattern), text_of(text));
+    return self.add_stable(pattern_named(pattern), bytes_of(text));
 }
 
 int char_class(std::uint32_t code_point) {
@@ -239,8 +216,14 @@ void bind_errors() {
         };
         try {
             std::rethrow_exception(thrown);
+        } catch (const RefusedSpecial& error) {
+            const nb::object make = nb::module_::import_("bpetok.errors").attr("special_token_refused");
+            const nb::object refusal = make(error.what());
+            PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(refusal.ptr())), refusal.ptr());
         } catch (const VocabError& error) {
             raise("VocabError", error);
+        } catch (const FormatError& error) {
+            raise("FormatError", error);
         } catch (const UnknownIdError& error) {
             raise("UnknownIdError", error);
         } catch (const IdRangeError& error) {
@@ -253,49 +236,116 @@ void bind_errors() {
     });
 }
 
-void bind_encoder(nb::module_& m) {
-    const auto make = [](Encoder* self, const nb::dict& tokens, Bytes pattern) {
-        const std::vector<Token> list = tokens_of(tokens);
-        new (self) Encoder(list, pattern_named(pattern));
+#define TEXT "str | bytes | bytearray | memoryview"
+#define TEXTS "collections.abc.Sequence[" TEXT "]"
+#define RULES "allowed: Specials | None = None, refused: Specials | None = None"
+#define IDS "numpy.typing.NDArray[numpy.uint32]"
+
+void bind_specials(nb::module_& m) {
+    const auto make = [](Specials* self, const nb::dict& specials) {
+        std::vector<Specials::Special> list;
+        for (const auto& [text, id] : specials) list.push_back({nb::cast<std::string>(text), id_of(id)});
+        new (self) Specials(std::move(list));
     };
-    nb::class_<Encoder>(m, "Encoder")
-        .def("__init__", make, "tokens"_a, "pattern"_a,
-             nb::sig("def __init__(self, tokens: dict[bytes, int], pattern: str) -> None"))
-        .def("encode", encode_to_list, "text"_a, nb::sig("def encode(self, text: str | bytes) -> list[int]"))
-        .def("encode_to_numpy", encode_to_numpy, "text"_a,
-             nb::sig("def encode_to_numpy(self, text: str | bytes) -> numpy.typing.NDArray[numpy.uint32]"))
-        .def("encode_stable", encode_stable, "text"_a,
-             nb::sig("def encode_stable(self, text: bytes) -> tuple[numpy.typing.NDArray[numpy.uint32], int]"))
-        .def("encode_pretokens", encode_pretokens, "text"_a, "ends"_a,
-             nb::sig("def encode_pretokens(self, text: bytes, ends: numpy.typing.NDArray[numpy.int64]) -> "
-                     "numpy.typing.NDArray[numpy.uint32]"))
+    const auto refuse = [](const Specials& self, const nb::bytes& text) {
+        if (const auto found = self.find(bytes_of(text))) throw RefusedSpecial(found->special->text);
+    };
+    // The text between special tokens, and their ids, in order.
+    const auto split = [](const Specials& self, const nb::bytes& text) {
+        const Bytes bytes = bytes_of(text);
+        nb::list parts;
+        std::size_t begin = 0;
+        while (const auto found = self.find(bytes, begin)) {
+            if (found->begin > begin) parts.append(to_bytes(bytes.substr(begin, found->begin - begin)));
+            parts.append(found->special->id);
+            begin = found->begin + found->special->text.size();
+        }
+        if (begin < bytes.size()) parts.append(to_bytes(bytes.substr(begin)));
+        return parts;
+    };
+    nb::class_<Specials>(m, "Specials")
+        .def("__init__", make, "specials"_a, nb::sig("def __init__(self, specials: dict[str, int]) -> None"))
+        .def("refuse", refuse, "text"_a)
+        .def("split", split, "text"_a, nb::sig("def split(self, text: bytes) -> list[bytes | int]"));
+}
+
+void bind_ranks(nb::module_& m) {
+    const auto make = [](Ranks* self, const nb::bytes& contents, Bytes where) {
+        new (self) Ranks(bytes_of(contents), where);
+    };
+    const auto to_dict = [](const Ranks& self) {
+        nb::dict out;
+        for (const auto& [bytes, id] : self.tokens()) out[to_bytes(bytes)] = id;
+        return out;
+    };
+    nb::class_<Ranks>(m, "Ranks")
+        .def("__init__", make, "contents"_a, "where"_a,
+             nb::sig("def __init__(self, contents: bytes, where: str) -> None"))
+        .def("to_dict", to_dict, nb::sig("def to_dict(self) -> dict[bytes, int]"))
+        .def("__len__", [](const Ranks& self) { return self.tokens().size(); });
+}
+
+void bind_encoder(nb::module_& m) {
+    const auto make = [](PythonEncoder* self, nb::handle tokens, Bytes pattern, std::size_t cache_mb) {
+        if (const Ranks* ranks = nullptr; nb::try_cast(tokens, ranks) && ranks)
+            new (self) PythonEncoder(ranks->tokens(), pattern, cache_mb);
+        else
+            new (self) PythonEncoder(tokens_of(nb::cast<nb::dict>(tokens)), pattern, cache_mb);
+    };
+    nb::class_<PythonEncoder>(m, "Encoder")
+        .def("__init__", make, "tokens"_a, "pattern"_a, "cache_mb"_a = 64,
+             nb::sig("def __init__(self, tokens: dict[bytes, int] | Ranks, pattern: str, cache_mb: int = 64) -> None"))
+        .def("encode", encode_to_list, "text"_a.none(), "allowed"_a.none() = nb::none(),
+             "refused"_a.none() = nb::none(), nb::sig("def encode(self, text: " TEXT ", " RULES ") -> list[int]"))
+        .def("encode_to_numpy", encode_to_numpy, "text"_a.none(), "allowed"_a.none() = nb::none(),
+             "refused"_a.none() = nb::none(), nb::sig("def encode_to_numpy(self, text: " TEXT ", " RULES ") -> " IDS))
+        .def("encode_stable", encode_stable, "text"_a.none(),
+             nb::sig("def encode_stable(self, text: bytes) -> tuple[" IDS ", int]"))
+        .def(
+            "encode_pretokens",
+            [](const PythonEncoder& self, nb::handle pretokens) { return to_numpy(encode_pretokens(self, pretokens)); },
+            "pretokens"_a, nb::sig("def encode_pretokens(self, pretokens: " TEXTS ") -> " IDS))
         .def("encode_piece", encode_piece, "piece"_a, nb::sig("def encode_piece(self, piece: bytes) -> list[int]"))
-        .def("encode_batch", encode_batch_to_lists, "texts"_a, "threads"_a,
-             nb::sig("def encode_batch(self, texts: collections.abc.Sequence[str | bytes], threads: int) -> "
-                     "list[list[int]]"))
+        .def("encode_batch", encode_batch_to_lists, "texts"_a, "threads"_a, "allowed"_a.none() = nb::none(),
+             "refused"_a.none() = nb::none(),
+             nb::sig("def encode_batch(self, texts: " TEXTS ", threads: int, " RULES ") -> list[list[int]]"))
         .def("encode_batch_to_numpy", encode_batch_to_numpy, "texts"_a, "threads"_a,
-             nb::sig("def encode_batch_to_numpy(self, texts: collections.abc.Sequence[str | bytes], threads: int) -> "
-                     "tuple[numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.int64]]"))
-        .def("count", count, "text"_a, nb::sig("def count(self, text: str | bytes) -> int"));
+             nb::sig("def encode_batch_to_numpy(self, texts: " TEXTS ", threads: int) -> tuple[" IDS
+                     ", numpy.typing.NDArray[numpy.int64]]"))
+        .def("count", count, "text"_a.none(), nb::sig("def count(self, text: " TEXT ") -> int"))
+        .def("count_batch", count_batch, "texts"_a, "threads"_a,
+             nb::sig("def count_batch(self, texts: " TEXTS ", threads: int) -> list[int]"))
+        .def("clear_cache", [](const PythonEncoder& self) { self.core.clear_cache(); });
 }
 
 void bind_decoder(nb::module_& m) {
-    const auto make = [](Decoder* self, const nb::dict& tokens) {
-        const std::vector<Token> list = tokens_of(tokens);
+    const auto make = [](Decoder* self, nb::handle tokens, const nb::dict& more) {
+        std::vector<Token> list = tokens_of(more);
+        if (const Ranks* ranks = nullptr; nb::try_cast(tokens, ranks) && ranks) {
+            list.insert(list.end(), ranks->tokens().begin(), ranks->tokens().end());
+        } else {
+            const std::vector<Token> others = tokens_of(nb::cast<nb::dict>(tokens));
+            list.insert(list.end(), others.begin(), others.end());
+        }
         new (self) Decoder(list);
     };
     const auto token = [](const Decoder& self, nb::handle id) { return to_bytes(self.token(id_of(id))); };
     nb::class_<Decoder>(m, "Decoder")
-        .def("__init__", make, "tokens"_a, nb::sig("def __init__(self, tokens: dict[bytes, int]) -> None"))
-        .def("decode", decode, "ids"_a,
+        .def("__init__", make, "tokens"_a, "more"_a = nb::dict(),
+             nb::sig("def __init__(self, tokens: dict[bytes, int] | Ranks, more: dict[bytes, int] = {}) -> None"))
+        .def("decode", decode_to_bytes, "ids"_a,
              nb::sig("def decode(self, ids: collections.abc.Iterable[int] | numpy.typing.NDArray[numpy.integer]) -> "
                      "bytes"))
-        .def("token", token, "id"_a, nb::sig("def token(self, id: int) -> bytes"));
+        .def("decode_to_str", decode_to_str, "ids"_a, "errors"_a,
+             nb::sig("def decode_to_str(self, ids: collections.abc.Iterable[int] | "
+                     "numpy.typing.NDArray[numpy.integer], errors: str) -> str"))
+        .def("token", token, "id"_a, nb::sig("def token(self, id: int) -> bytes"))
+        .def("id_count", &Decoder::id_count);
 }
 
 void bind_training(nb::module_& m) {
     const auto add = [](PretokenCounts& self, const nb::bytes& pretoken, Count times) {
-        self.add(text_of(pretoken), times);
+        self.add(bytes_of(pretoken), times);
     };
     nb::class_<PretokenCounts>(m, "PretokenCounts")
         .def(nb::init<>())
@@ -319,15 +369,28 @@ void bind_training(nb::module_& m) {
 NB_MODULE(_core, m) {
     using namespace bpetok;
     bind_errors();
+    bind_specials(m);
+    bind_ranks(m);
     bind_encoder(m);
     bind_decoder(m);
     bind_training(m);
     m.def(
         "pretoken_ends",
-        [](Bytes pattern, nb::handle text) { return to_numpy(pretoken_ends(pattern_named(pattern), text_of(text))); },
+        [](Bytes pattern, nb::handle text) {
+            const OneText one(text);
+            std::string narrowed;
+            return to_numpy(pretoken_ends(pattern_named(pattern), narrow(one.text, narrowed).bytes()));
+        },
         "pattern"_a, "text"_a,
         nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
     m.def("char_class", char_class, "code_point"_a);
+    m.def("tiers", [] {
+        std::vector<std::string> names;
+        for (const Tier& tier : tiers()) names.emplace_back(tier.name);
+        return names;
+    });
+    m.def("tier_in_use", [] { return std::string(tier_in_use().name); });
+    m.def("use_tier", use_tier, "name"_a);
     m.attr("unicode_version") = kUnicodeVersion;
     m.attr("version") = BPETOK_VERSION;
 }

@@ -14,18 +14,28 @@ class Decoder {
     // Copies the tokens' bytes. Throws VocabError if an id stands twice or is above kMaxId.
     explicit Decoder(const std::vector<Token>& tokens);
 
-    // A table entry is kept for each id up to the highest, so a hostile file must not name a huge one.
-    static constexpr Id kMaxId = (1u << 24) - 1;
+    // How many bytes the ids stand for. Throws UnknownIdError that names the first id that no token has.
+    std::size_t size(std::span<const Id> ids) const;
 
-    // Appends the bytes of all ids. Throws UnknownIdError that names the first id that no token has.
-    void decode(std::span<const Id> ids, std::string& bytes) const;
+    // Writes the bytes of the ids, `size(ids)` of them, and nothing behind them. Requires: `size` did not throw.
+    void decode(std::span<const Id> ids, char* bytes) const;
 
     // The bytes of one id. Throws UnknownIdError.
     Bytes token(Id id) const;
 
+    // The highest id plus one.
+    std::size_t id_count() const { return entries_.size(); }
+
   private:
-    std::string arena_;
-    std::vector<Bytes> tokens_;  // by id; data() is nullptr where no token has the id
+    struct Entry {
+        std::uint32_t begin;  // in the arena
+        std::uint32_t size;   // kUnknown: no token has the id
+    };
+    static constexpr std::uint32_t kUnknown = ~0u;
+    static constexpr std::size_t kStride = 16;  // tokens are copied so many bytes at a time
+
+    std::string arena_;  // with kStride bytes behind the last token
+    std::vector<Entry> entries_;
 };
 
 }  // namespace bpetok

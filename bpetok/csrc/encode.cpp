@@ -1,20 +1,77 @@
 #include "encode.h"
 
-#include "parallel.h"
+#include <algorithm>
+#include <deque>
 
 namespace bpetok {
 namespace {
 
-// A thread takes texts of about this many bytes at a time: long enough to be worth it, short enough to share evenly.
-constexpr std::size_t kGroupBytes = 1 << 16;
+// A thread takes about this many bytes at a time: long enough to be worth it, short enough to share evenly.
+constexpr std::size_t kShareBytes = 1 << 18;
 
-// First text of each group, and the number of texts at the end.
-std::vector<std::size_t> group_starts(const std::vector<Bytes>& texts) {
+// Less than most text has, so that room asked for by it is seldom too little.
+constexpr std::size_t kLikelyBytesPerId = 3;
+
+// Visits the parts of bytes that are valid UTF-8, and the invalid runs between them.
+template <class Valid, class Invalid>
+void for_each_segment(Bytes bytes, Valid valid, Invalid invalid) {
+    const char *p = bytes.data(), *end = p + bytes.size();
+    while (p < end) {
+        const char* valid_end = skip_valid(p, end);
+        if (valid_end > p) valid(Bytes(p, static_cast<std::size_t>(valid_end - p)));
+        p = skip_invalid(valid_end, end);
+        if (p > valid_end) invalid(Bytes(valid_end, static_cast<std::size_t>(p - valid_end)));
+    }
+}
+
+void refuse(const Specials& specials, Bytes text) {
+    if (const auto found = specials.find(text)) throw RefusedSpecial(found->special->text);
+}
+
+// Part of a text, or all of it.
+struct Piece {
+    std::size_t text;
+    Text part;
+};
+
+// The texts, the long ones cut where pretokens surely end.
+class Pieces {
+  public:
+    Pieces(std::span<const Text> texts, Pattern pattern, bool whole) {
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+            if (whole || texts[i].memory() < 2 * kShareBytes) {
+                pieces_.push_back({i, texts[i]});
+            } else {
+                cut(i, narrow(texts[i], narrowed_.emplace_back()), pattern);
+            }
+        }
+    }
+
+    const std::vector<Piece>& list() const { return pieces_; }
+
+  private:
+    void cut(std::size_t i, const Text& text, Pattern pattern) {
+        Bytes rest = text.bytes();
+        while (rest.size() >= 2 * kShareBytes) {
+            const std::size_t border = first_sure_border(pattern, rest, kShareBytes);
+            if (border == rest.size()) break;
+            pieces_.push_back({i, Text(rest.substr(0, border), text.kind)});
+            rest.remove_prefix(border);
+        }
+        pieces_.push_back({i, Text(rest, text.kind)});
+    }
+
+    std::deque<std::string> narrowed_;
+    std::vector<Piece> pieces_;
+};
+
+// First piece of each share, and the number of pieces at the end.
+std::vector<std::size_t> share_starts(const std::vector<Piece>& pieces) {
     std::vector<std::size_t> starts{0};
     std::size_t bytes = 0;
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-        bytes += texts[i].size();
-        if (bytes >= kGroupBytes || i + 1 == texts.size()) {
+    for (std::size_t i = 0; i < pieces.size(); ++i) {
+        bytes += pieces[i].part.memory();
+        if (bytes >= kShareBytes || i + 1 == pieces.size()) {
             starts.push_back(i + 1);
             bytes = 0;
         }
@@ -22,59 +79,171 @@ std::vector<std::size_t> group_starts(const std::vector<Bytes>& texts) {
     return starts;
 }
 
-}  // namespace
-
-Encoder::Encoder(const std::vector<Token>& tokens, Pattern pattern) : merges_(tokens), pattern_(pattern) {}
-
-void Encoder::encode(Bytes text, std::vector<Id>& ids) const {
-    PretokenCursor cursor(pattern_, text);
-    for (Bytes pretoken = cursor.next(); !pretoken.empty(); pretoken = cursor.next()) merges_.encode(pretoken, ids);
-}
-
-std::size_t Encoder::encode_stable(Bytes text, std::vector<Id>& ids) const {
-    return for_each_stable_pretoken(pattern_, text, [&](Bytes pretoken) { merges_.encode(pretoken, ids); });
-}
-
-void Encoder::encode_pretokens(Bytes text, std::span<const std::int64_t> ends, std::vector<Id>& ids) const {
-    std::size_t begin = 0;
-    for (const std::int64_t end_signed : ends) {
-        const auto end = static_cast<std::size_t>(end_signed);
-        if (end <= begin || end > text.size()) throw DataError("encode: pretoken ends must rise within the text");
-        merges_.encode(text.substr(begin, end - begin), ids);
-        begin = end;
-    }
-    if (begin != text.size()) throw DataError("encode: the last pretoken must end with the text");
-}
-
-std::size_t Encoder::count(Bytes text) const {
-    std::vector<Id> ids;
+std::size_t total_memory(std::span<const Text> texts) {
     std::size_t total = 0;
-    PretokenCursor cursor(pattern_, text);
-    for (Bytes pretoken = cursor.next(); !pretoken.empty(); pretoken = cursor.next()) {
-        ids.clear();
-        merges_.encode(pretoken, ids);
-        total += ids.size();
-    }
+    for (const Text& text : texts) total += text.memory();
     return total;
 }
 
-Batch Encoder::encode_batch(const std::vector<Bytes>& texts, std::size_t threads) const {
-    const std::vector<std::size_t> starts = group_starts(texts);
-    std::vector<std::vector<Id>> group_ids(starts.size() - 1);
+void add_up(std::vector<std::int64_t>& offsets) {
+    for (std::size_t i = 1; i < offsets.size(); ++i) offsets[i] += offsets[i - 1];
+}
+
+// The shares' ids, one behind the other.
+IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
+    std::vector<std::size_t> begins;
+    std::size_t total = 0;
+    for (const IdBuffer& share : shares) {
+        begins.push_back(total);
+        total += share.size();
+    }
+    IdBuffer ids;
+    Id* out = ids.room(total);
+    parallel_for(shares.size(), threads, [&](std::size_t i) {
+        std::copy(shares[i].data(), shares[i].data() + shares[i].size(), out + begins[i]);
+        shares[i] = {};
+    });
+    ids.extend_to(out + total);
+    return ids;
+}
+
+}  // namespace
+
+class Encoder::Lease {
+  public:
+    Lease(const Encoder& encoder, std::size_t bytes) : encoder_(encoder), workspace_(encoder.idle_.take()) {
+        if (!workspace_) workspace_ = std::make_unique<Workspace>(encoder.tables_);
+        workspace_->expect(bytes);
+    }
+    Lease(const Lease&) = delete;
+    Lease& operator=(const Lease&) = delete;
+
+    ~Lease() { encoder_.idle_.give(std::move(workspace_)); }
+
+    void encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) {
+        const Text narrowed = narrow(text, workspace_->scratch());
+        const Bytes bytes = narrowed.bytes();
+        if (rules.refused) refuse(*rules.refused, bytes);
+        std::size_t begin = 0;
+        if (rules.allowed) {
+            while (const auto found = rules.allowed->find(bytes, begin)) {
+                encode_ordinary(Text(bytes.substr(begin, found->begin - begin), narrowed.kind), ids);
+                *ids.room(1) = found->special->id;
+                ids.extend_to(ids.data() + ids.size() + 1);
+                begin = found->begin + found->special->text.size();
+            }
+        }
+        encode_ordinary(Text(bytes.substr(begin), narrowed.kind), ids);
+    }
+
+    void encode_ordinary(const Text& text, IdBuffer& ids) {
+        if (is_valid(text)) return workspace_->encode(text.bytes(), ids);
+        for_each_segment(
+            text.bytes(), [&](Bytes valid) { workspace_->encode(valid, ids); },
+            [&](Bytes invalid) { workspace_->encode_pretoken(invalid, ids); });
+    }
+
+    std::size_t count(const Text& wide) {
+        const Text text = narrow(wide, workspace_->scratch());
+        if (is_valid(text)) return workspace_->count(text.bytes());
+        std::size_t total = 0;
+        for_each_segment(
+            text.bytes(), [&](Bytes valid) { total += workspace_->count(valid); },
+            [&](Bytes invalid) { total += workspace_->count_pretoken(invalid); });
+        return total;
+    }
+
+    Workspace& workspace() { return *workspace_; }
+
+  private:
+    // Without a pattern the whole text is one pretoken, whatever its bytes.
+    bool is_valid(const Text& text) const {
+        return text.kind == Text::Kind::valid_utf8 || encoder_.pattern().family == Family::none;
+    }
+
+    const Encoder& encoder_;
+    std::unique_ptr<Workspace> workspace_;
+};
+
+Encoder::Encoder(const std::vector<Token>& tokens, Pattern pattern, std::size_t cache_bytes)
+    : tables_(tokens, pattern, cache_bytes) {}
+
+void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const {
+    Lease(*this, text.memory()).encode(text, rules, ids);
+}
+
+std::size_t Encoder::count(const Text& text) const { return Lease(*this, text.memory()).count(text); }
+
+std::size_t Encoder::encode_stable(Bytes text, IdBuffer& ids) const {
+    Lease lease(*this, text.size());
+    if (const std::size_t border = last_sure_border(pattern(), text); border > 0) {
+        lease.encode_ordinary(Text(text.substr(0, border)), ids);
+        return border;
+    }
+    return for_each_stable_pretoken(pattern(), text,
+                                    [&](Bytes pretoken) { lease.workspace().encode_pretoken(pretoken, ids); });
+}
+
+void Encoder::encode_pretokens(std::span<const Bytes> pretokens, IdBuffer& ids) const {
+    Lease lease(*this, pretokens.size() * 4);
+    for (const Bytes pretoken : pretokens)
+        if (!pretoken.empty()) lease.workspace().encode_pretoken(pretoken, ids);
+}
+
+Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rules, std::size_t threads) const {
+    const std::size_t memory = total_memory(texts);
+    threads = std::min(threads, memory / kShareBytes);
     Batch batch;
     batch.offsets.resize(texts.size() + 1);
-    parallel_for(group_ids.size(), threads, [&](std::size_t group) {
-        std::vector<Id>& ids = group_ids[group];
-        for (std::size_t i = starts[group]; i < starts[group + 1]; ++i) {
-            const std::size_t before = ids.size();
-            encode(texts[i], ids);
-            batch.offsets[i + 1] = static_cast<std::int64_t>(ids.size() - before);
+    if (threads <= 1) {
+        Lease lease(*this, memory);
+        batch.ids.room(memory / kLikelyBytesPerId);
+        for (std::size_t i = 0; i < texts.size(); ++i) {
+            lease.encode(texts[i], rules, batch.ids);
+            batch.offsets[i + 1] = static_cast<std::int64_t>(batch.ids.size());
+        }
+        return batch;
+    }
+    // A special token may stand across a border, so texts are cut only where none is looked for.
+    if (rules.refused && !rules.allowed) {
+        parallel_for(texts.size(), threads, [&](std::size_t i) {
+            std::string narrowed;
+            refuse(*rules.refused, narrow(texts[i], narrowed).bytes());
+        });
+        return encode_batch(texts, {}, threads);
+    }
+    const Pieces pieces(texts, pattern(), rules.allowed != nullptr);
+    const std::vector<std::size_t> starts = share_starts(pieces.list());
+    std::vector<IdBuffer> shares(starts.size() - 1);
+    std::vector<std::size_t> sizes(pieces.list().size());
+    parallel_for(shares.size(), threads, [&](std::size_t share) {
+        Lease lease(*this, memory);
+        for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
+            const std::size_t before = shares[share].size();
+            lease.encode(pieces.list()[i].part, rules, shares[share]);
+            sizes[i] = shares[share].size() - before;
         }
     });
-    for (std::size_t i = 0; i < texts.size(); ++i) batch.offsets[i + 1] += batch.offsets[i];
-    batch.ids.reserve(static_cast<std::size_t>(batch.offsets.back()));
-    for (const std::vector<Id>& ids : group_ids) batch.ids.insert(batch.ids.end(), ids.begin(), ids.end());
+    for (std::size_t i = 0; i < sizes.size(); ++i)
+        batch.offsets[pieces.list()[i].text + 1] += static_cast<std::int64_t>(sizes[i]);
+    add_up(batch.offsets);
+    batch.ids = joined(shares, threads);
     return batch;
+}
+
+std::vector<std::int64_t> Encoder::count_batch(std::span<const Text> texts, std::size_t threads) const {
+    const std::size_t memory = total_memory(texts);
+    threads = std::max<std::size_t>(1, std::min(threads, memory / kShareBytes));
+    const Pieces pieces(texts, pattern(), threads == 1);
+    const std::vector<std::size_t> starts = share_starts(pieces.list());
+    std::vector<std::size_t> sizes(pieces.list().size());
+    parallel_for(starts.size() - 1, threads, [&](std::size_t share) {
+        Lease lease(*this, memory);
+        for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) sizes[i] = lease.count(pieces.list()[i].part);
+    });
+    std::vector<std::int64_t> counts(texts.size());
+    for (std::size_t i = 0; i < sizes.size(); ++i) counts[pieces.list()[i].text] += static_cast<std::int64_t>(sizes[i]);
+    return counts;
 }
 
 }  // namespace bpetok

@@ -3,48 +3,65 @@
 
 #include <span>
 
-#include "merges.h"
+#include "id_buffer.h"
+#include "parallel.h"
 #include "pretokenize.h"
+#include "specials.h"
+#include "text.h"
 #include "types.h"
+#include "workspace.h"
 
 namespace bpetok {
 
+// Which special tokens a call takes as what. nullptr: none.
+struct SpecialRules {
+    const Specials* allowed = nullptr;  // become their id
+    const Specials* refused = nullptr;  // must not be in the text
+};
+
 // The ids of many texts, one behind the other: text i has ids[offsets[i]] to ids[offsets[i + 1]].
 struct Batch {
-    std::vector<Id> ids;
+    IdBuffer ids;
     std::vector<std::int64_t> offsets;
 };
 
-// Encodes text with one vocabulary and one pattern. Immutable, so any thread may use it. Special tokens are no
-// business of this class: in text they are text.
+// Encodes text with one vocabulary and one pattern; any thread may use it. Ids do not depend on the caches.
 class Encoder {
   public:
-    // Throws VocabError as MergeTable does.
-    Encoder(const std::vector<Token>& tokens, Pattern pattern);
+    // `cache_bytes`: what the caches of one thread may take; 0 for none. Throws VocabError as MergeTable does.
+    Encoder(const std::vector<Token>& tokens, Pattern pattern, std::size_t cache_bytes);
 
-    // Appends the ids of a whole text. Any bytes are legal; see PretokenCursor for what is not UTF-8.
-    void encode(Bytes text, std::vector<Id>& ids) const;
+    // Appends the ids of a whole text; see PretokenCursor for what is not UTF-8. Special tokens that the rules do not
+    // name are text. Throws RefusedSpecial.
+    void encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const;
 
     // Appends the ids that no further text can change, and returns how many bytes they cover. Encoding the rest of
     // `text` together with what follows continues exactly.
-    std::size_t encode_stable(Bytes text, std::vector<Id>& ids) const;
+    std::size_t encode_stable(Bytes text, IdBuffer& ids) const;
 
-    // Appends the ids of spans that the caller has cut: span i ends before byte ends[i] of text.
-    // Throws DataError if the ends do not rise from 0 to the text's size.
-    void encode_pretokens(Bytes text, std::span<const std::int64_t> ends, std::vector<Id>& ids) const;
+    // Appends the ids of pretokens that the caller has cut.
+    void encode_pretokens(std::span<const Bytes> pretokens, IdBuffer& ids) const;
 
     // How many ids `encode` would append, without keeping them.
-    std::size_t count(Bytes text) const;
+    std::size_t count(const Text& text) const;
 
-    // The same as `encode` for each text, on up to `threads` threads.
-    Batch encode_batch(const std::vector<Bytes>& texts, std::size_t threads) const;
+    // The same as `encode` for each text, on up to `threads` threads; they share long texts too.
+    Batch encode_batch(std::span<const Text> texts, const SpecialRules& rules, std::size_t threads) const;
 
-    const MergeTable& merges() const { return merges_; }
-    Pattern pattern() const { return pattern_; }
+    // The same as `count` for each text.
+    std::vector<std::int64_t> count_batch(std::span<const Text> texts, std::size_t threads) const;
+
+    // Gives back the memory of the caches that are not in use.
+    void clear_cache() const { idle_.clear(); }
+
+    const MergeTable& merges() const { return tables_.merges; }
+    Pattern pattern() const { return tables_.scan.pattern(); }
 
   private:
-    MergeTable merges_;
-    Pattern pattern_;
+    class Lease;  // of a workspace, for one call or one thread of it
+
+    Tables tables_;
+    mutable IdlePool<Workspace> idle_;
 };
 
 }  // namespace bpetok

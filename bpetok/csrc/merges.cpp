@@ -6,8 +6,14 @@
 namespace bpetok {
 namespace {
 
-// Above this length a heap beats the scan for the lowest pair.
-constexpr std::size_t kShort = 128;
+std::vector<Token> sorted_by_id(const std::vector<Token>& tokens) {
+    std::vector<Token> sorted = tokens;
+    const auto by_id = [](const Token& a, const Token& b) { return a.id < b.id; };
+    if (!std::is_sorted(sorted.begin(), sorted.end(), by_id)) std::sort(sorted.begin(), sorted.end(), by_id);
+    return sorted;
+}
+
+}  // namespace
 
 std::string quoted(Bytes bytes) {
     constexpr char kHex[] = "0123456789abcdef";
@@ -23,87 +29,119 @@ std::string quoted(Bytes bytes) {
     return out + "'";
 }
 
-}  // namespace
-
-MergeTable::MergeTable(const std::vector<Token>& tokens) : pairs_(tokens.size()) {
-    std::size_t total = 0;
-    for (const Token& token : tokens) total += token.bytes.size();
-    arena_.reserve(total);  // so that the views into it stay valid
-    slots_.resize(std::bit_ceil(tokens.size() * 2 + 2), Token{{}, kNoId});
-    for (const Token& token : tokens) add(token);
+MergeTable::MergeTable(const std::vector<Token>& tokens) : byte_pairs_(1 << 16, kNoId), pairs_(tokens.size()) {
+    byte_ids_.fill(kNoId);
+    const std::vector<Token> sorted = sorted_by_id(tokens);
+    for (std::size_t i = 0; i < sorted.size(); ++i) {
+        const auto& [bytes, id] = sorted[i];
+        if (bytes.empty()) throw VocabError("vocab: a token must not be empty, got id " + std::to_string(id));
+        if (id > kMaxId)
+            throw VocabError("vocab: an id must be at most " + std::to_string(kMaxId) + ", got " + std::to_string(id));
+        if (i > 0 && id == sorted[i - 1].id)
+            throw VocabError("vocab: an id must belong to one token, got two for id " + std::to_string(id));
+        if (bytes.size() > 1) continue;
+        Id& slot = byte_ids_[static_cast<unsigned char>(bytes[0])];
+        if (slot != kNoId) throw VocabError("vocab: a token must have one id, got two for " + quoted(bytes));
+        slot = id;
+    }
     for (std::size_t byte = 0; byte < 256; ++byte) {
         const char c = static_cast<char>(byte);
-        byte_ids_[byte] = find({&c, 1});
         if (byte_ids_[byte] == kNoId)
             throw VocabError("vocab: every single byte must be a token, missing " + quoted({&c, 1}));
     }
-    for (const Token& token : tokens) add_pairs(token);
+    std::vector<Token> longer;
+    for (const Token& token : sorted)
+        if (token.bytes.size() > 1) longer.push_back(token);
+    TokenIds all;
+    for (std::size_t begin = 0; begin < longer.size(); begin += kMergeGroup)
+        add_group(std::span(longer).subspan(begin, std::min(kMergeGroup, longer.size() - begin)), sorted, all);
 }
 
-void MergeTable::add(const Token& token) {
-    if (token.bytes.empty()) throw VocabError("vocab: a token must not be empty, got id " + std::to_string(token.id));
-    Token& slot = slots_[place(token.bytes)];
-    if (!slot.bytes.empty()) throw VocabError("vocab: a token must have one id, got two for " + quoted(token.bytes));
-    const std::size_t start = arena_.size();
-    arena_ += token.bytes;
-    slot = {{arena_.data() + start, token.bytes.size()}, token.id};
-}
-
-// Every way to cut the token in two tokens is a pair that merges to it.
-void MergeTable::add_pairs(const Token& token) {
-    for (std::size_t cut = 1; cut < token.bytes.size(); ++cut) {
-        const Id left = find(token.bytes.substr(0, cut));
-        if (left == kNoId) continue;
-        const Id right = find(token.bytes.substr(cut));
-        if (right != kNoId) pairs_.insert(PairMap::key(left, right), token.id);
+// A token is made from one pair only: the two parts that merging its bytes by the tokens before it leaves, since no
+// merge across its borders has a say in that. Several are merged at once: where two parts are left without the group's
+// own tokens, those would not have changed them.
+void MergeTable::add_group(std::span<const Token> group, const std::vector<Token>& tokens, TokenIds& all) {
+    std::array<Bytes, kMergeGroup> bytes;
+    std::array<Merged, kMergeGroup> merged;
+    for (std::size_t i = 0; i < group.size(); ++i) bytes[i] = group[i].bytes;
+    const bool short_ones = std::all_of(group.begin(), group.end(),
+                                        [](const Token& token) { return token.bytes.size() <= kShortPretoken; });
+    if (short_ones) tier_in_use().merge(*this, {bytes.data(), group.size()}, merged.data());
+    for (std::size_t i = 0; i < group.size(); ++i) {
+        if (short_ones && merged[i].size == 2) {
+            add_pair(group[i], merged[i].ids[0], merged[i].ids[1]);
+        } else {
+            add(group[i], tokens, all);
+        }
     }
 }
 
-std::size_t MergeTable::place(Bytes bytes) const {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t i = hash_bytes(bytes) & mask;
-    while (!slots_[i].bytes.empty() && slots_[i].bytes != bytes) i = (i + 1) & mask;
-    return i;
+void MergeTable::add_pair(const Token& token, Id left, Id right) {
+    // Where the group holds a token twice, its pair is here already.
+    if (pairs_.get(pairs_.place_of(left, right)) != kNoId)
+        throw VocabError("vocab: a token must have one id, got two for " + quoted(token.bytes));
+    pairs_.insert(left, right, token.id);
+    if (token.bytes.size() == 2) byte_pairs_[pair_index(token.bytes[0], token.bytes[1])] = token.id;
 }
 
-Id MergeTable::find(Bytes bytes) const { return slots_[place(bytes)].id; }
-
-Id MergeTable::merged(Id left, Id right) const {
-    const std::uint32_t* id = pairs_.find(PairMap::key(left, right));
-    return id ? *id : kNoId;
-}
-
-void MergeTable::encode(Bytes pretoken, std::vector<Id>& ids) const {
-    if (const Id whole = find(pretoken); whole != kNoId) {
-        ids.push_back(whole);
-    } else if (pretoken.size() <= kShort) {
-        merge_short(pretoken, ids);
-    } else {
-        merge_long(pretoken, ids);
+// A token that the tokens before it do not merge to two parts is made from whatever pair of tokens it can be cut into,
+// if at all.
+void MergeTable::add(const Token& token, const std::vector<Token>& tokens, TokenIds& all) {
+    const auto& [bytes, id] = token;
+    std::vector<Id> parts(bytes.size());
+    const std::size_t n = merge(bytes, parts.data());
+    if (n == 2) return add_pair(token, parts[0], parts[1]);
+    if (n == 1 || !unreachable_.emplace(bytes, id).second)
+        throw VocabError("vocab: a token must have one id, got two for " + quoted(bytes));
+    if (all.empty())
+        for (const Token& other : tokens) all.emplace(other.bytes, other.id);
+    for (std::size_t cut = 1; cut < bytes.size(); ++cut) {
+        const auto left = all.find(bytes.substr(0, cut)), right = all.find(bytes.substr(cut));
+        if (left != all.end() && right != all.end())
+            unreachable_pairs_.insert(PairMap::key(left->second, right->second), id);
     }
 }
 
-void MergeTable::merge_short(Bytes pretoken, std::vector<Id>& ids) const {
-    std::array<Id, kShort> parts;
-    std::array<Id, kShort> merges;  // merges[i]: what parts[i] and parts[i + 1] merge to
-    std::size_t n = pretoken.size();
-    for (std::size_t i = 0; i < n; ++i) parts[i] = byte_ids_[static_cast<unsigned char>(pretoken[i])];
-    for (std::size_t i = 0; i + 1 < n; ++i) merges[i] = merged(parts[i], parts[i + 1]);
-    while (n > 1) {
-        const auto lowest = std::min_element(merges.begin(), merges.begin() + static_cast<std::ptrdiff_t>(n - 1));
-        if (*lowest == kNoId) break;
-        const auto i = static_cast<std::size_t>(lowest - merges.begin());
-        parts[i] = merges[i];
-        std::copy(parts.begin() + i + 2, parts.begin() + n, parts.begin() + i + 1);
-        std::copy(merges.begin() + i + 1, merges.begin() + n - 1, merges.begin() + i);
-        --n;
-        if (i + 1 < n) merges[i] = merged(parts[i], parts[i + 1]);
-        if (i > 0) merges[i - 1] = merged(parts[i - 1], parts[i]);
+std::size_t MergeTable::encode(Bytes pretoken, Id* ids) const {
+    if (const Id whole = find_unreachable(pretoken); whole != kNoId) {
+        *ids = whole;
+        return 1;
     }
-    ids.insert(ids.end(), parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(n));
+    return merge(pretoken, ids);
 }
 
-void MergeTable::merge_long(Bytes pretoken, std::vector<Id>& ids) const {
+std::vector<Bytes> MergeTable::unreachable() const {
+    std::vector<Bytes> tokens;
+    for (const auto& [token, id] : unreachable_) tokens.push_back(token);
+    return tokens;
+}
+
+Id MergeTable::find_unreachable(Bytes pretoken) const {
+    if (unreachable_.empty()) return kNoId;
+    const auto whole = unreachable_.find(std::string(pretoken));
+    return whole == unreachable_.end() ? kNoId : whole->second;
+}
+
+std::size_t MergeTable::merge(Bytes pretoken, Id* ids) const {
+    if (pretoken.size() > kShortPretoken) return merge_long(pretoken, ids);
+    Merged merged;
+    tier_in_use().merge(*this, {&pretoken, 1}, &merged);
+    std::copy(merged.ids.begin(), merged.ids.begin() + static_cast<std::ptrdiff_t>(merged.size), ids);
+    return merged.size;
+}
+
+void MergeTable::encode_group(std::span<const Bytes> pretokens, Merged* merged) const {
+    tier_in_use().merge(*this, pretokens, merged);
+    if (unreachable_.empty()) return;
+    for (std::size_t i = 0; i < pretokens.size(); ++i) {
+        const Id whole = find_unreachable(pretokens[i]);
+        if (whole == kNoId) continue;
+        merged[i].ids[0] = whole;
+        merged[i].size = 1;
+    }
+}
+
+std::size_t MergeTable::merge_long(Bytes pretoken, Id* ids) const {
     struct Part {
         Id id;
         std::size_t previous, next;  // n and beyond: there is none
@@ -118,12 +156,11 @@ void MergeTable::merge_long(Bytes pretoken, std::vector<Id>& ids) const {
     };
     const std::size_t n = pretoken.size();
     std::vector<Part> parts(n);
-    std::vector<Candidate> heap;
-    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue(std::greater<>(), std::move(heap));
+    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
     const auto offer = [&](std::size_t left) {
         const std::size_t right = parts[left].next;
         if (right >= n) return;
-        const Id id = merged(parts[left].id, parts[right].id);
+        const Id id = merged(parts[left].id, parts[right].id, pairs_.place_of(parts[left].id, parts[right].id));
         if (id != kNoId) queue.push({id, left, parts[left].id, parts[right].id});
     };
     for (std::size_t i = 0; i < n; ++i)
@@ -142,7 +179,9 @@ void MergeTable::merge_long(Bytes pretoken, std::vector<Id>& ids) const {
         offer(best.left);
         if (left.previous < n) offer(left.previous);
     }
-    for (std::size_t i = 0; i < n; i = parts[i].next) ids.push_back(parts[i].id);
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < n; i = parts[i].next) ids[count++] = parts[i].id;
+    return count;
 }
 
 }  // namespace bpetok

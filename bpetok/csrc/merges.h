@@ -3,8 +3,12 @@
 #pragma once
 
 #include <array>
+#include <span>
+#include <unordered_map>
 
 #include "hash.h"
+#include "pair_table.h"
+#include "tiers.h"
 #include "types.h"
 
 namespace bpetok {
@@ -14,33 +18,56 @@ struct Token {
     Id id;
 };
 
+// Bytes as a reader of an error message wants them: b'\x00a'.
+std::string quoted(Bytes bytes);
+
 // The mergeable tokens of a vocabulary under rank semantics: of all neighbours whose concatenation is a token, those
 // whose concatenation has the lowest id merge first, the leftmost of equal ones. Immutable, so any thread may read it.
 class MergeTable {
   public:
-    // Copies the tokens' bytes. Throws VocabError if a single byte is missing, a token is empty or stands twice.
-    // Cost: one look-up for each way to cut each token in two.
+    // Copies what it needs. Throws VocabError if a single byte is missing, a token is empty or stands twice, an id is
+    // above kMaxId or stands twice. Cost: each token is merged once.
     explicit MergeTable(const std::vector<Token>& tokens);
 
-    // The token of exactly these bytes, kNoId if there is none.
-    Id find(Bytes bytes) const;
+    // Writes the ids of one pretoken, at most one for each byte, and returns their number: its own id if it is a
+    // token, else what merging its bytes leaves. Time: O(n log n) in its length; the stack is not used for it.
+    std::size_t encode(Bytes pretoken, Id* ids) const;
 
-    // Appends the ids of one pretoken: its own id if it is a token, else what merging its bytes leaves.
-    // Time: O(n log n) in its length; the stack is not used for it.
-    void encode(Bytes pretoken, std::vector<Id>& ids) const;
+    // The same as `encode` for a group as Tier::merge takes it.
+    void encode_group(std::span<const Bytes> pretokens, Merged* merged) const;
+
+    // The tokens that merging their bytes does not give; they are found only as whole pretokens.
+    std::vector<Bytes> unreachable() const;
+
+    // For the tiers: the token of a byte, of two bytes (kNoId if there is none), of two tokens.
+    Id byte_id(char byte) const { return byte_ids_[static_cast<unsigned char>(byte)]; }
+    Id byte_pair(char first, char second) const { return byte_pairs_[pair_index(first, second)]; }
+    const PairTable& pairs() const { return pairs_; }
+    Id merged(Id left, Id right, const PairTable::Place& place) const {
+        const Id id = pairs_.get(place);
+        if (id != kNoId || unreachable_.empty()) [[likely]]
+            return id;
+        return unreachable_pairs_.get(PairMap::key(left, right), kNoId);
+    }
 
   private:
-    void add(const Token& token);
-    void add_pairs(const Token& token);
-    std::size_t place(Bytes bytes) const;
-    Id merged(Id left, Id right) const;
-    void merge_short(Bytes pretoken, std::vector<Id>& ids) const;
-    void merge_long(Bytes pretoken, std::vector<Id>& ids) const;
+    using TokenIds = std::unordered_map<Bytes, Id>;
 
-    std::string arena_;         // the bytes of all tokens, one behind the other
-    std::vector<Token> slots_;  // bytes -> id, open addressing, at most half full; free where bytes are empty
+    static constexpr std::size_t pair_index(char first, char second) {
+        return static_cast<std::size_t>(static_cast<unsigned char>(first)) << 8 | static_cast<unsigned char>(second);
+    }
+    void add_group(std::span<const Token> group, const std::vector<Token>& tokens, TokenIds& all);
+    void add_pair(const Token& token, Id left, Id right);
+    void add(const Token& token, const std::vector<Token>& tokens, TokenIds& all);
+    Id find_unreachable(Bytes pretoken) const;
+    std::size_t merge(Bytes pretoken, Id* ids) const;
+    std::size_t merge_long(Bytes pretoken, Id* ids) const;
+
     std::array<Id, 256> byte_ids_;
-    PairMap pairs_;
+    std::vector<Id> byte_pairs_;  // by first byte * 256 + second: the token of both, kNoId if there is none
+    PairTable pairs_;
+    std::unordered_map<std::string, Id> unreachable_;  // tokens that merging their bytes does not give
+    PairMap unreachable_pairs_;                        // every way to cut those in two tokens
 };
 
 }  // namespace bpetok

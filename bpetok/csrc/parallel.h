@@ -1,8 +1,10 @@
 // parallel.h: the only file that knows threads. They start with a call and end with it, so none outlives a fork.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -31,5 +33,45 @@ void parallel_for(std::size_t n, std::size_t threads, Work&& work) {
     helpers.clear();  // joins
     if (failure) std::rethrow_exception(failure);
 }
+
+// Objects that wait for the next call to borrow them. It has no lock, so that a fork finds none held.
+template <class T>
+class IdlePool {
+  public:
+    IdlePool() = default;
+    IdlePool(const IdlePool&) = delete;
+    IdlePool& operator=(const IdlePool&) = delete;
+    ~IdlePool() { clear(); }
+
+    // One of them, nullptr if there is none.
+    std::unique_ptr<T> take() {
+        for (std::atomic<T*>& place : places_) {
+            if (place.load(std::memory_order_relaxed) == nullptr) continue;
+            if (T* object = place.exchange(nullptr)) return std::unique_ptr<T>(object);
+        }
+        return nullptr;
+    }
+
+    // Keeps an object if there is a place for it.
+    void give(std::unique_ptr<T> object) {
+        for (std::atomic<T*>& place : places_) {
+            T* none = nullptr;
+            if (!place.compare_exchange_strong(none, object.get())) continue;
+            static_cast<void>(object.release());
+            return;
+        }
+    }
+
+    void clear() {
+        for (std::atomic<T*>& place : places_) delete place.exchange(nullptr);
+    }
+
+  private:
+    std::array<std::atomic<T*>, 64> places_{};
+};
+
+// A pointer that threads may read while another changes it.
+template <class T>
+using SharedPointer = std::atomic<T*>;
 
 }  // namespace bpetok

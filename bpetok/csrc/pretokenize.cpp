@@ -1,5 +1,7 @@
 #include "pretokenize.h"
 
+#include <algorithm>
+
 namespace bpetok {
 namespace {
 
@@ -34,32 +36,14 @@ const char* skip_class(const char* p, const char* end, Accept accept) {
 
 const char* skip_letters(const char* p, const char* end) { return skip_class(p, end, is_letter); }
 const char* skip_symbols(const char* p, const char* end) { return skip_class(p, end, is_symbol); }
-const char* skip_numbers(const char* p, const char* end) {
-    return skip_class(p, end, [](CharClass cls) { return cls == CharClass::number; });
-}
-
-const char* skip_up_to_three_numbers(const char* p, const char* end) {
-    for (int i = 0; i < 3 && p < end; ++i) {
+// At most `most` numbers, any number of them if that is 0.
+const char* skip_numbers(const char* p, const char* end, std::size_t most) {
+    for (std::size_t i = 0; p < end && (most == 0 || i < most); ++i) {
         const Char c = read_char(p);
         if (c.cls != CharClass::number) break;
         p += c.length;
     }
     return p;
-}
-
-// Bytes of a contraction at p ('s 't 'm 'd 'll 've 're), 0 if there is none.
-template <bool kAnyCase>
-std::size_t contraction_length(const char* p, const char* end) {
-    if (end - p < 2 || *p != '\'') return 0;
-    const auto fold = [](char c) { return kAnyCase && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-    const char first = fold(p[1]);
-    if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
-    if (end - p < 3) return 0;
-    const bool long_s = p[1] == '\xC5' && p[2] == '\xBF';  // U+017F is an s when case does not count
-    if (kAnyCase && long_s) return 3;
-    const char second = fold(p[2]);
-    const bool double_letter = (first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e');
-    return double_letter ? 3 : 0;
 }
 
 struct SpaceRun {
@@ -85,22 +69,22 @@ const char* end_of_plain_spaces(const char* p, const char* end, const SpaceRun& 
     return run.end == end || run.last == p ? run.end : run.last;
 }
 
-const char* gpt2_end(const char* p, const char* end) {
-    if (const std::size_t length = contraction_length<false>(p, end)) return p + length;
+const char* gpt2_end(Pattern pattern, const char* p, const char* end) {
+    if (const std::size_t length = contraction_length(pattern.contractions, p, end)) return p + length;
     const bool after_space = *p == ' ' && p + 1 < end;
     const char* word = after_space ? p + 1 : p;
     const CharClass cls = read_char(word).cls;
     if (is_letter(cls)) return skip_letters(word, end);
-    if (cls == CharClass::number) return skip_numbers(word, end);
+    if (cls == CharClass::number) return skip_numbers(word, end, pattern.digits);
     if (is_symbol(cls)) return skip_symbols(word, end);
     return end_of_plain_spaces(p, end, read_space_run(p, end));
 }
 
-const char* gpt4_end(const char* p, const char* end) {
-    if (const std::size_t length = contraction_length<true>(p, end)) return p + length;
+const char* gpt4_end(Pattern pattern, const char* p, const char* end) {
+    if (const std::size_t length = contraction_length(pattern.contractions, p, end)) return p + length;
     const Char first = read_char(p);
     if (is_letter(first.cls)) return skip_letters(p, end);
-    if (first.cls == CharClass::number) return skip_up_to_three_numbers(p, end);
+    if (first.cls == CharClass::number) return skip_numbers(p, end, pattern.digits);
     const char* rest = p + first.length;
     if (is_word_prefix(p, first.cls) && rest < end && is_letter(read_char(rest).cls)) return skip_letters(rest, end);
     const char* symbols_end = skip_symbols(*p == ' ' ? rest : p, end);
@@ -110,7 +94,7 @@ const char* gpt4_end(const char* p, const char* end) {
         return symbols_end;
     }
     const SpaceRun run = read_space_run(p, end);
-    if (run.end == end) return end;  // `\s++$` comes first
+    if (run.end == end && pattern.whole_final_blanks) return end;  // `\s++$` comes first
     return run.after_newline ? run.after_newline : end_of_plain_spaces(p, end, run);
 }
 
@@ -147,10 +131,11 @@ const char* gpt4o_word_end(const char* p, const char* end, const Char first) {
     return word.end > rest ? word.end : nullptr;
 }
 
-const char* gpt4o_end(const char* p, const char* end) {
+const char* gpt4o_end(Pattern pattern, const char* p, const char* end) {
     const Char first = read_char(p);
-    if (const char* word_end = gpt4o_word_end(p, end, first)) return word_end + contraction_length<true>(word_end, end);
-    if (first.cls == CharClass::number) return skip_up_to_three_numbers(p, end);
+    if (const char* word_end = gpt4o_word_end(p, end, first))
+        return word_end + contraction_length(pattern.contractions, word_end, end);
+    if (first.cls == CharClass::number) return skip_numbers(p, end, pattern.digits);
     const char* symbols = *p == ' ' ? p + 1 : p;
     const char* symbols_end = skip_symbols(symbols, end);
     if (symbols_end > symbols) {
@@ -161,30 +146,29 @@ const char* gpt4o_end(const char* p, const char* end) {
     return run.after_newline ? run.after_newline : end_of_plain_spaces(p, end, run);
 }
 
-// Requires: [p, end) is valid UTF-8 and not empty.
+}  // namespace
+
 const char* pretoken_end(Pattern pattern, const char* p, const char* end) {
-    switch (pattern) {
-        case Pattern::gpt2: return gpt2_end(p, end);
-        case Pattern::gpt4: return gpt4_end(p, end);
-        case Pattern::gpt4o: return gpt4o_end(p, end);
-        case Pattern::none: return end;
+    switch (pattern.family) {
+        case Family::gpt2: return gpt2_end(pattern, p, end);
+        case Family::gpt4: return gpt4_end(pattern, p, end);
+        case Family::gpt4o: return gpt4o_end(pattern, p, end);
+        case Family::none: return end;
     }
     throw Error("pretokenize: a pattern outside its enum");
 }
 
-}  // namespace
-
 Pattern pattern_named(Bytes name) {
-    if (name == "none") return Pattern::none;
-    if (name == "gpt2") return Pattern::gpt2;
-    if (name == "gpt4") return Pattern::gpt4;
-    if (name == "gpt4o") return Pattern::gpt4o;
+    if (name == "none") return {};
+    if (name == "gpt2") return {Family::gpt2, Contractions::lower_case, 0};
+    if (name == "gpt4") return {Family::gpt4, Contractions::unicode_case, 3};
+    if (name == "gpt4o") return {Family::gpt4o, Contractions::unicode_case, 3};
     throw Error("pretokenize: pattern must be none, gpt2, gpt4 or gpt4o, got " + std::string(name));
 }
 
 PretokenCursor::PretokenCursor(Pattern pattern, Bytes text)
     : pattern_(pattern), position_(text.data()), segment_end_(text.data()), text_end_(text.data() + text.size()) {
-    if (pattern == Pattern::none) segment_end_ = text_end_;
+    if (pattern.family == Family::none) segment_end_ = text_end_;
 }
 
 Bytes PretokenCursor::next() {
@@ -200,14 +184,39 @@ Bytes PretokenCursor::next() {
 
 // Sets the segment that begins here or behind the invalid bytes here; returns the end of those.
 const char* PretokenCursor::start_next_segment() {
-    while (position_ < text_end_ && utf8_length(position_, text_end_) == 0) ++position_;
-    segment_end_ = position_;
-    while (segment_end_ < text_end_) {
-        const std::size_t length = utf8_length(segment_end_, text_end_);
-        if (length == 0) break;
-        segment_end_ += length;
-    }
+    position_ = skip_invalid(position_, text_end_);
+    segment_end_ = skip_valid(position_, text_end_);
     return position_;
+}
+
+namespace {
+
+// Whether a pretoken of any family ends at `place` whatever stands around: behind a letter, before a character that
+// is no letter, no mark and no apostrophe. What is left of it is cut as if the text ended there.
+bool is_sure_border(Bytes text, std::size_t place) {
+    const char *begin = text.data(), *p = begin + place, *end = begin + text.size();
+    if (utf8_length(p, end) == 0 || *p == '\'') return false;
+    const CharClass right = read_char(p).cls;
+    if (is_letter(right) || right == CharClass::mark) return false;
+    const char* left = p - 1;
+    while (left > begin && p - left < 4 && (byte_at(left) & 0xC0) == 0x80) --left;
+    return utf8_length(left, end) == static_cast<std::size_t>(p - left) && is_letter(read_char(left).cls);
+}
+
+}  // namespace
+
+std::size_t first_sure_border(Pattern pattern, Bytes text, std::size_t from) {
+    if (pattern.family == Family::none) return text.size();
+    std::size_t place = std::max<std::size_t>(from, 1);
+    while (place < text.size() && !is_sure_border(text, place)) ++place;
+    return std::min(place, text.size());
+}
+
+std::size_t last_sure_border(Pattern pattern, Bytes text) {
+    if (pattern.family == Family::none || text.empty()) return 0;
+    std::size_t place = text.size() - 1;
+    while (place > 0 && !is_sure_border(text, place)) --place;
+    return place;
 }
 
 }  // namespace bpetok

@@ -8,11 +8,40 @@
 
 namespace bpetok {
 
-// How text is cut. `none`: the whole text is one pretoken. The others are spelled out in patterns.py.
-enum class Pattern : std::uint8_t { none, gpt2, gpt4, gpt4o };
+// The families of patterns, spelled out in patterns.py. `none`: the whole text is one pretoken.
+enum class Family : std::uint8_t { none, gpt2, gpt4, gpt4o };
 
-// The pattern called `name`. Throws Error if there is none.
+// What counts as a contraction ('s 't 'm 'd 'll 've 're). Unicode's case folding takes U+017F for an s, ASCII's not.
+enum class Contractions : std::uint8_t { none, lower_case, ascii_case, unicode_case };
+
+// How text is cut: a family, and in what its members differ.
+struct Pattern {
+    Family family = Family::none;
+    Contractions contractions = Contractions::none;
+    std::uint8_t digits = 0;         // most numbers in a pretoken; 0: any number of them
+    bool whole_final_blanks = true;  // blanks at a text's end are one pretoken, whatever newlines they hold
+};
+
+// The pattern called `name`, as patterns.py has it. Throws Error if there is none.
 Pattern pattern_named(Bytes name);
+
+// Bytes of a contraction at p, 0 if there is none.
+inline std::size_t contraction_length(Contractions kind, const char* p, const char* end) {
+    if (kind == Contractions::none || end - p < 2 || *p != '\'') return 0;
+    const bool any_case = kind != Contractions::lower_case;
+    const auto fold = [any_case](char c) { return any_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+    const char first = fold(p[1]);
+    if (first == 's' || first == 't' || first == 'm' || first == 'd') return 2;
+    if (end - p < 3) return 0;
+    const bool long_s = p[1] == '\xC5' && p[2] == '\xBF';  // U+017F
+    if (kind == Contractions::unicode_case && long_s) return 3;
+    const char second = fold(p[2]);
+    const bool double_letter = (first == 'l' && second == 'l') || ((first == 'v' || first == 'r') && second == 'e');
+    return double_letter ? 3 : 0;
+}
+
+// The end of the pretoken that begins at p. Requires: [p, end) is valid UTF-8 and not empty.
+const char* pretoken_end(Pattern pattern, const char* p, const char* end);
 
 // Walks over the pretokens of a text, in order. Together they cover every byte of it.
 // Bytes that are not UTF-8: each maximal run of them is a pretoken of its own, and the valid text on either side
@@ -32,6 +61,13 @@ class PretokenCursor {
     const char* segment_end_;  // valid UTF-8 up to here
     const char* text_end_;
 };
+
+// The first place at or behind `from` where a pretoken ends whatever else the text holds, so that the parts on both
+// sides may be cut into pretokens apart; the text's size if there is none.
+std::size_t first_sure_border(Pattern pattern, Bytes text, std::size_t from);
+
+// The last such place inside the text, 0 if there is none. Text may go on after `text`.
+std::size_t last_sure_border(Pattern pattern, Bytes text);
 
 // Visits the pretokens whose borders no further text can move, and returns how many bytes they cover.
 // Text may go on after `text`, so its last few pretokens are still open. The patterns look at most two pretokens

@@ -33,5 +33,12 @@ struct UnknownIdError : Error {
 struct DataError : Error {
     using Error::Error;
 };
+struct FormatError : Error {
+    using Error::Error;
+};
+// A special token stands in the text and was not allowed; the message is its text alone.
+struct RefusedSpecial : Error {
+    using Error::Error;
+};
 
 }  // namespace bpetok

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 
 #include "unicode_tables.inc"
@@ -50,6 +51,29 @@ inline std::size_t utf8_length(const char* p, const char* end) {
     for (std::size_t i = 2; i < length; ++i)
         if ((byte_at(p + i) & 0xC0) != 0x80) return 0;
     return length;
+}
+
+// Behind the valid UTF-8 that begins at p.
+inline const char* skip_valid(const char* p, const char* end) {
+    while (p < end) {
+        while (end - p >= 8) {
+            std::uint64_t word;
+            std::memcpy(&word, p, 8);
+            if (word & 0x8080808080808080) break;
+            p += 8;
+        }
+        if (p == end) break;
+        const std::size_t length = utf8_length(p, end);
+        if (length == 0) break;
+        p += length;
+    }
+    return p;
+}
+
+// Behind the bytes that begin no valid character.
+inline const char* skip_invalid(const char* p, const char* end) {
+    while (p < end && utf8_length(p, end) == 0) ++p;
+    return p;
 }
 
 }  // namespace bpetok

@@ -7,11 +7,11 @@ Source: tiktoken 0.14.0, `tiktoken/load.py`.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from bpetok import _core
 from bpetok.errors import FormatError
 from bpetok.files import write_atomically
 from bpetok.vocab import Vocab
@@ -31,21 +31,22 @@ def parse_ranks(contents: bytes, where: str) -> dict[bytes, int]:
     Raises:
         FormatError: a line is not a token in base64, a space and a rank; or a token stands twice. Names the line.
     """
-    ranks: dict[bytes, int] = {}
-    for number, line in enumerate(contents.splitlines(), start=1):
-        if not line:
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise FormatError(f"{where}:{number}: must be base64, a space and a rank, got {line[:60]!r}")
-        try:
-            token = base64.b64decode(match[1], validate=True)
-        except binascii.Error as error:
-            raise FormatError(f"{where}:{number}: must be base64, got {match[1][:60]!r}: {error}") from error
-        if token in ranks:
-            raise FormatError(f"{where}:{number}: a token must stand once, got {token!r} again")
-        ranks[token] = int(match[2])
+    table = _core.Ranks(contents, where)
+    ranks = table.to_dict()
+    if len(ranks) != len(table):
+        raise _repeated(contents, where)
     return ranks
+
+
+def _repeated(contents: bytes, where: str) -> FormatError:
+    """The error for the first token that stands twice."""
+    seen: set[bytes] = set()
+    for number, line in enumerate(contents.split(b"\n"), start=1):
+        text = line.split(b" ")[0]
+        if text in seen:
+            return FormatError(f"{where}:{number}: a token must stand once, got {base64.b64decode(text)!r} again")
+        seen.add(text)
+    raise AssertionError("no token stands twice")
 
 
 def read(path: Path, *, pattern: str | None, special_tokens: Mapping[str, int]) -> Vocab:

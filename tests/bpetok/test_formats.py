@@ -253,7 +253,7 @@ def test_a_cut_native_file_is_refused(tmp_path, tok):
         (lambda d: d["special_tokens"].update({"<x>": 300.5}), "special"),
         (lambda d: d["special_tokens"].update({"<x>": None}), "special"),
         (lambda d: d["special_tokens"].update({"<x>": True}), "special|id 1"),
-        (lambda d: d["special_tokens"].update({"<x>": 1 << 24}), "an id must be in 0 to 16777215"),
+        (lambda d: d["special_tokens"].update({"<x>": 1 << 24}), "an id must be in 0 to 16777214"),
         (lambda d: d.update(pattern="("), "does not compile"),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_native_file_that_is_no_json_document_is_refused(tmp_path, contents):
         (b"YQ== 0\nYg==  1\n", r":2: must be base64, a space and a rank"),
         (b"YQ== 0\nYg== -1\n", r":2: must be base64, a space and a rank"),
         (b"YQ== 0\nYg== 1.5\n", r":2: must be base64, a space and a rank"),
-        (b"YQ== 0\n\nYQ 1\n", r":3: must be base64, got b'YQ'"),
+        (b"YQ== 0\n\nYQ 1\n", r":3: must be base64, a space and a rank, got b'YQ 1'"),
         (b"YQ== 0\nYQ== 1\n", r":2: a token must stand once, got b'a' again"),
         (b"YQ== 0\n", "every single byte must be a token"),
     ],

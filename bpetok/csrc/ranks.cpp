@@ -1,0 +1,65 @@
+#include "ranks.h"
+
+#include <charconv>
+
+namespace bpetok {
+namespace {
+
+constexpr std::uint8_t kNoDigit = 64;
+
+constexpr std::array<std::uint8_t, 256> kDigits = [] {
+    std::array<std::uint8_t, 256> digits{};
+    digits.fill(kNoDigit);
+    const std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (std::size_t i = 0; i < alphabet.size(); ++i)
+        digits[static_cast<unsigned char>(alphabet[i])] = static_cast<std::uint8_t>(i);
+    return digits;
+}();
+
+// Appends what base64 stands for; false if it is none.
+bool decode_base64(Bytes text, std::string& out) {
+    if (text.empty() || text.size() % 4 != 0) return false;
+    const std::size_t padding = text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0;
+    text.remove_suffix(padding);
+    std::uint32_t bits = 0, held = 0;
+    for (const char c : text) {
+        const std::uint8_t digit = kDigits[static_cast<unsigned char>(c)];
+        if (digit == kNoDigit) return false;
+        bits = bits << 6 | digit;
+        held += 6;
+        if (held < 8) continue;
+        held -= 8;
+        out += static_cast<char>(static_cast<unsigned char>(bits >> held));
+    }
+    return true;
+}
+
+}  // namespace
+
+Ranks::Ranks(Bytes contents, Bytes where) {
+    arena_.reserve(contents.size());  // so that the views into it stay valid: base64 is longer than what it stands for
+    tokens_.reserve(contents.size() / 16);
+    std::size_t number = 0;
+    while (!contents.empty()) {
+        const std::size_t length = std::min(contents.find('\n'), contents.size());
+        Bytes line = contents.substr(0, length);
+        contents.remove_prefix(std::min(length + 1, contents.size()));
+        if (line.ends_with('\r')) line.remove_suffix(1);
+        ++number;
+        if (!line.empty()) add_line(line, std::string(where) + ":" + std::to_string(number));
+    }
+}
+
+void Ranks::add_line(Bytes line, const std::string& where) {
+    const std::size_t space = std::min(line.find(' '), line.size());
+    const std::size_t begin = arena_.size();
+    std::uint32_t rank = 0;
+    const char *digits = line.data() + std::min(space + 1, line.size()), *end = line.data() + line.size();
+    const auto number = std::from_chars(digits, end, rank);
+    const bool is_number = digits < end && number.ec == std::errc() && number.ptr == end;
+    if (!is_number || !decode_base64(line.substr(0, space), arena_))
+        throw FormatError(where + ": must be base64, a space and a rank, got " + quoted(line.substr(0, 60)));
+    tokens_.push_back({Bytes(arena_).substr(begin), rank});
+}
+
+}  // namespace bpetok

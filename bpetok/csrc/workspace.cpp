@@ -1,0 +1,225 @@
+#include "workspace.h"
+
+#include <algorithm>
+#include <bit>
+#include <random>
+
+namespace bpetok {
+namespace {
+
+// A slot with this many ids says: look in the long cache.
+constexpr std::size_t kManyIds = 15;
+
+// Text of this size, met in one call or in several, pays for a cache that holds the vocabulary.
+constexpr std::size_t kLargeText = 1 << 18;
+
+// One for the process, so that nobody can prepare text whose pretokens meet in one place.
+std::uint64_t hash_seed() {
+    static const std::uint64_t seed = [] {
+        std::random_device device;
+        return static_cast<std::uint64_t>(device()) << 32 | device();
+    }();
+    return seed;
+}
+
+// Half of a cache's memory is for short pretokens.
+std::size_t short_slots(std::size_t bytes) { return std::bit_floor(bytes / 2 / sizeof(ShortCache::Slot) | 1); }
+
+}  // namespace
+
+Tables::Tables(const std::vector<Token>& tokens, Pattern pattern, std::size_t bytes)
+    : merges(tokens), scan(pattern, tokens, merges.unreachable()), cache_bytes(bytes) {
+    std::size_t total = 0;
+    for (const Token& token : tokens) total += token.bytes.size();
+    arena.reserve(total);  // so that the views into it stay valid
+    for (const Token& token : tokens) {
+        if (token.bytes.size() > PretokenKey::kMaxShort) continue;
+        seeds.push_back({{arena.data() + arena.size(), token.bytes.size()}, token.id});
+        arena += token.bytes;
+    }
+}
+
+Workspace::Workspace(const Tables& tables)
+    : tables_(tables),
+      key_of_(hash_seed()),
+      short_(short_slots(tables.cache_bytes), key_of_),
+      long_(tables.cache_bytes * 7 / 16) {}
+
+void Workspace::expect(std::size_t bytes) {
+    const bool pays = bytes >= kLargeText || short_.used() * 16 >= kLargeText;
+    if (seeded_ || !pays || short_.most() < tables_.seeds.size() * 2) return;
+    seeded_ = true;
+    short_.reserve(short_.most());
+    const char* end = tables_.arena.data() + tables_.arena.size();
+    for (std::size_t begin = 0; begin < tables_.seeds.size(); begin += kScanChunk) {
+        const std::size_t n = std::min(kScanChunk, tables_.seeds.size() - begin);
+        const Token* seeds = tables_.seeds.data() + begin;
+        for (std::size_t i = 0; i < n; ++i) {
+            keys_[i] = key_of_(seeds[i].bytes.data(), seeds[i].bytes.size(), end);
+            short_.prefetch(keys_[i].hash);
+        }
+        for (std::size_t i = 0; i < n; ++i)
+            if (!short_.find(keys_[i])) short_.insert(keys_[i], &seeds[i].id, 1);
+    }
+}
+
+void Workspace::encode(Bytes text, IdBuffer& ids) {
+    const Tier& tier = tier_in_use();
+    const char* end = text.data() + text.size();
+    for (Rest rest{text.data(), text.data(), end}; rest.position < end;) {
+        const std::size_t n = tier.scan(tables_.scan, rest, starts_.data());
+        starts_[n] = rest.position;
+        load_keys(n, end);
+        emit(n, ids);
+    }
+}
+
+std::size_t Workspace::count(Bytes text) {
+    const Tier& tier = tier_in_use();
+    const char* end = text.data() + text.size();
+    std::size_t total = 0;
+    for (Rest rest{text.data(), text.data(), end}; rest.position < end;) {
+        const std::size_t n = tier.scan(tables_.scan, rest, starts_.data());
+        starts_[n] = rest.position;
+        load_keys(n, end);
+        total += count_chunk(n);
+    }
+    return total;
+}
+
+// Makes the chunk's keys, and asks for the memory that looking them up will touch.
+[[gnu::noinline]] void Workspace::load_keys(std::size_t n, const char* end) {
+    std::size_t longs = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const char* p = starts_[i];
+        const auto length = static_cast<std::size_t>(starts_[i + 1] - p);
+        PretokenKey& key = keys_[i];
+        if (length <= PretokenKey::kMaxShort && end - p >= 16) [[likely]] {
+            // Member by member: whoever copies the whole key at once waits for its parts to be stored.
+            key.low = KeyMaker::low_of(p, length);
+            key.high = KeyMaker::high_of(p, length);
+            key.hash = key_of_.hash(key.low, key.high);
+            short_.prefetch(key.hash);
+            continue;
+        }
+        key = key_of_(p, length, end);
+        if (key.is_long()) {
+            long_.prefetch(key.hash);
+            longs_[longs++] = static_cast<std::uint16_t>(i);
+        } else {
+            short_.prefetch(key.hash);
+        }
+    }
+    for (std::size_t i = 0; i < longs; ++i) long_.prefetch_ids(keys_[longs_[i]].hash);
+}
+
+[[gnu::noinline]] void Workspace::emit(std::size_t n, IdBuffer& ids) {
+    Id* out = ids.room((n + 1) * ShortCache::kMaxIds);
+    bool merged = false;
+    for (std::size_t i = 0; i < n; ++i) {
+        const ShortCache::Slot* slot = short_.find(keys_[i]);
+        if (!slot && !merged && is_missing(i)) [[unlikely]] {
+            merged = true;
+            merge_missing(i, n);
+            slot = short_.find(keys_[i]);
+        }
+        if (slot && slot->count() != kManyIds) [[likely]] {
+            std::memcpy(out, slot->ids, sizeof(slot->ids));
+            out += slot->count();
+            continue;
+        }
+        const Ids found = resolve(keys_[i], pretoken(i));
+        ids.extend_to(out);
+        out = ids.room(found.size + (n - i) * ShortCache::kMaxIds);
+        out = std::copy(found.data, found.data + found.size, out);
+    }
+    ids.extend_to(out);
+}
+
+[[gnu::noinline]] std::size_t Workspace::count_chunk(std::size_t n) {
+    std::size_t total = 0;
+    bool merged = false;
+    for (std::size_t i = 0; i < n; ++i) {
+        const ShortCache::Slot* slot = short_.find(keys_[i]);
+        if (!slot && !merged && is_missing(i)) [[unlikely]] {
+            merged = true;
+            merge_missing(i, n);
+            slot = short_.find(keys_[i]);
+        }
+        const bool known = slot && slot->count() != kManyIds;
+        total += known ? slot->count() : resolve(keys_[i], pretoken(i)).size;
+    }
+    return total;
+}
+
+// Whether a pretoken of the chunk is in no cache though it may be.
+bool Workspace::is_missing(std::size_t i) const {
+    const Bytes text = pretoken(i);
+    if (text.size() > kShortPretoken) return false;
+    return keys_[i].is_long() ? !long_.find(keys_[i].hash, text).data : !short_.find(keys_[i]);
+}
+
+// Merges what the chunk holds of unknown pretokens, several at a time.
+[[gnu::noinline]] void Workspace::merge_missing(std::size_t from, std::size_t n) {
+    if (tables_.cache_bytes == 0) return;
+    std::array<std::uint16_t, kMergeGroup> group;
+    std::size_t size = 0;
+    for (std::size_t i = from; i < n; ++i) {
+        if (!is_missing(i)) continue;
+        group[size++] = static_cast<std::uint16_t>(i);
+        if (size < group.size()) continue;
+        merge_group(group);
+        size = 0;
+    }
+    merge_group({group.data(), size});
+}
+
+void Workspace::merge_group(std::span<const std::uint16_t> group) {
+    std::array<Bytes, kMergeGroup> pretokens;
+    for (std::size_t k = 0; k < group.size(); ++k) pretokens[k] = pretoken(group[k]);
+    tables_.merges.encode_group({pretokens.data(), group.size()}, merged_group_.data());
+    for (std::size_t k = 0; k < group.size(); ++k) {
+        if (!is_missing(group[k])) continue;  // it stands twice in the group
+        keep(keys_[group[k]], pretokens[k], merged_group_[k].ids.data(), merged_group_[k].size);
+    }
+}
+
+// The ids of a pretoken that the short cache does not hold; they last until the next call.
+[[gnu::noinline]] Workspace::Ids Workspace::resolve(const PretokenKey& key, Bytes pretoken) {
+    if (tables_.cache_bytes == 0 || pretoken.size() > LongCache::kMaxBytes) return merge(pretoken);
+    if (key.is_long() || short_.find(key)) {
+        if (const auto [data, size] = long_.find(key.hash, pretoken); data) return {data, size};
+    }
+    const Ids ids = merge(pretoken);
+    keep(key, pretoken, ids.data, ids.size);
+    return ids;
+}
+
+// Puts a pretoken into the cache that is for it; a short one of many ids into both.
+void Workspace::keep(const PretokenKey& key, Bytes pretoken, const Id* ids, std::size_t n) {
+    const bool many = n > ShortCache::kMaxIds;
+    if (!key.is_long() && !short_.find(key)) short_.insert(key, ids, many ? kManyIds : n);
+    if (key.is_long() || many) long_.insert(key.hash, pretoken, ids, n);
+}
+
+Workspace::Ids Workspace::merge(Bytes pretoken) {
+    if (merged_.size() < pretoken.size()) merged_.resize(pretoken.size());
+    return {merged_.data(), tables_.merges.encode(pretoken, merged_.data())};
+}
+
+Workspace::Ids Workspace::look_up(Bytes pretoken) {
+    const PretokenKey key = key_of_(pretoken.data(), pretoken.size(), pretoken.data() + pretoken.size());
+    const ShortCache::Slot* slot = short_.find(key);
+    const bool known = slot && slot->count() != kManyIds;
+    return known ? Ids{slot->ids, slot->count()} : resolve(key, pretoken);
+}
+
+void Workspace::encode_pretoken(Bytes pretoken, IdBuffer& ids) {
+    const Ids found = look_up(pretoken);
+    Id* out = ids.room(found.size);
+    ids.extend_to(std::copy(found.data, found.data + found.size, out));
+}
+
+std::size_t Workspace::count_pretoken(Bytes pretoken) { return look_up(pretoken).size; }
+
+}  // namespace bpetok
