@@ -7,7 +7,6 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include "conversions.h"
 #include "decode.h"
 #include "encode.h"
 #include "from_python.h"
