@@ -2,16 +2,28 @@ r"""The split patterns: how text is cut into pretokens before merging.
 
 | name | of | aliases |
 |---|---|---|
-| `gpt2` | GPT-2 and GPT-3 | `r50k_base`, `p50k_base`, `p50k_edit` |
-| `gpt4` | GPT-3.5 and GPT-4 | `cl100k`, `cl100k_base` |
-| `gpt4o` | GPT-4o and later | `o200k`, `o200k_base`, `o200k_harmony` |
+| `gpt2` | GPT-2, GPT-3, GPT-NeoX, OLMo 1 | `r50k_base`, `p50k_base`, `p50k_edit` |
+| `gpt4` | GPT-3.5 and GPT-4, in tiktoken since 0.8 | `cl100k`, `cl100k_base` |
+| `gpt4o` | GPT-4o and later, gpt-oss, Llama 4 | `o200k`, `o200k_base`, `o200k_harmony` |
+| `llama3` | Llama 3, GLM-4, Phi-4, OLMo 2; cl100k_base in tiktoken before 0.8; minbpe | |
+| `qwen2` | Qwen 1 to 3 | `qwen`, `qwen3` |
+| `qwen3_5` | Qwen 3.5 and later | |
+| `nanochat` | nanochat | |
+| `tekken` | Mistral Nemo | |
 | `none` | no split: a text is one pretoken | |
 
-The first three run on hand-written scanners in the core, pinned to Unicode 16.0. Any other regular expression goes
-through the `regex` module as it is installed.
+They run on hand-written scanners in the core, pinned to Unicode 16.0, and so do their other spellings that are known
+to be the same function (`OTHER_SPELLINGS`); those of llama.cpp whose contractions know ASCII's letters alone are
+functions of their own, named `…_ascii`. A pattern is recognised by its exact text and never guessed: any other regular
+expression goes through the `regex` module as it is installed.
 
-Source of the spellings: tiktoken 0.14.0, `tiktoken_ext/openai_public.py`. Earlier spellings of gpt4 are other
-patterns: they end a text's last blank lines in other places.
+`gpt4` and `llama3` differ in one thing: to `gpt4` the blanks at a text's end are one pretoken, `llama3` cuts them
+behind the last newline.
+
+Sources of the spellings: tiktoken 0.2 to 0.14, `tiktoken_ext/openai_public.py`; meta-llama/llama3,
+`llama/tokenizer.py`; transformers 5.3, `models/qwen2` and `models/qwen3_5`; karpathy/nanochat, `nanochat/tokenizer.py`;
+tokenizer.json of mistralai/Mistral-Nemo-Instruct-2407; karpathy/minbpe, `minbpe/regex.py`; ggml-org/llama.cpp,
+`src/llama-vocab.cpp`.
 
 >>> resolve("cl100k").name
 'gpt4'
@@ -34,23 +46,55 @@ from bpetok.text import Text, as_bytes
 if TYPE_CHECKING:
     import regex
 
-GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-GPT2_RELEASED = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-GPT4 = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
-    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-)
-GPT4O = "|".join(
-    [
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
+_ANY_CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_ASCII_CASE = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
+_BLANKS = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _llama3(contraction: str, digits: str) -> str:
+    return contraction + r"|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n]*" + _BLANKS
+
+
+def _qwen3_5(contraction: str) -> str:
+    return contraction + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _BLANKS
+
+
+def _gpt4_before_0_8(digits: str) -> str:
+    words = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|"
+    return words + digits + r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+
+
+def _gpt4o(contraction: str, digits: str) -> str:
+    prefix = r"[^\r\n\p{L}\p{N}]?"
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    words = f"{prefix}{upper}*{lower}+{contraction}|{prefix}{upper}+{lower}*{contraction}|"
+    return words + digits + r"| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _BLANKS
+
+
+SPELLINGS = {
+    "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+    "gpt4": r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    "gpt4o": _gpt4o(_ANY_CASE + "?", r"\p{N}{1,3}"),
+    "llama3": _llama3(_ANY_CASE, r"\p{N}{1,3}"),
+    "qwen2": _llama3(_ANY_CASE, r"\p{N}"),
+    "qwen3_5": _qwen3_5(_ANY_CASE),
+    "nanochat": _gpt4_before_0_8(r"\p{N}{1,2}"),
+    "tekken": _gpt4o("", r"\p{N}"),
+    "llama3_ascii": _llama3(_ASCII_CASE, r"\p{N}{1,3}"),
+    "qwen2_ascii": _llama3(_ASCII_CASE, r"\p{N}"),
+    "qwen3_5_ascii": _qwen3_5(_ASCII_CASE),
+    "gpt4o_ascii": _gpt4o(_ASCII_CASE + "?", r"\p{N}{1,3}"),
+}
+OTHER_SPELLINGS = {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",  # as OpenAI released it
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?[\p{L}]+| ?[\p{N}]+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",  # tiktoken 0.6, minbpe
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)": "gpt2",  # llama.cpp
+    _gpt4_before_0_8(r"\p{N}{1,3}"): "llama3",  # tiktoken 0.6 and 0.7, minbpe
+    _gpt4_before_0_8(r"\p{N}"): "qwen2",  # Ling
+    _llama3(_ANY_CASE, r"\p{N}").replace(r"\r\n", "\r\n"): "qwen2",  # with the line ends themselves
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +119,15 @@ class SplitPattern:
 
 
 _NONE = SplitPattern(None, None, "none", None)
-_NAMED = {
-    name: SplitPattern(expression, name, name, unicode_version)
-    for name, expression in {"gpt2": GPT2, "gpt4": GPT4, "gpt4o": GPT4O}.items()
+_NAMED = {name: SplitPattern(expression, name, name, unicode_version) for name, expression in SPELLINGS.items()}
+_BY_SPELLING = {pattern.regex: pattern for pattern in _NAMED.values()} | {
+    spelling: _NAMED[name] for spelling, name in OTHER_SPELLINGS.items()
 }
-_BY_SPELLING = {pattern.regex: pattern for pattern in _NAMED.values()} | {GPT2_RELEASED: _NAMED["gpt2"]}
 _ALIASES = {
     "gpt2": ("r50k", "r50k_base", "p50k_base", "p50k_edit"),
     "gpt4": ("cl100k", "cl100k_base"),
     "gpt4o": ("o200k", "o200k_base", "o200k_harmony"),
+    "qwen2": ("qwen", "qwen3"),
 }
 _BY_NAME = {"none": _NONE} | _NAMED | {alias: _NAMED[name] for name, aliases in _ALIASES.items() for alias in aliases}
 

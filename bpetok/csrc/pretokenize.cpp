@@ -81,15 +81,19 @@ const char* gpt2_end(Pattern pattern, const char* p, const char* end) {
 }
 
 const char* gpt4_end(Pattern pattern, const char* p, const char* end) {
+    const bool marks = pattern.marks_in_words;
+    const auto in_word = [marks](CharClass cls) { return is_letter(cls) || (marks && cls == CharClass::mark); };
+    const auto in_symbols = [marks](CharClass cls) { return is_symbol(cls) && !(marks && cls == CharClass::mark); };
     if (const std::size_t length = contraction_length(pattern.contractions, p, end)) return p + length;
     const Char first = read_char(p);
-    if (is_letter(first.cls)) return skip_letters(p, end);
+    if (in_word(first.cls)) return skip_class(p, end, in_word);
     if (first.cls == CharClass::number) return skip_numbers(p, end, pattern.digits);
     const char* rest = p + first.length;
-    if (is_word_prefix(p, first.cls) && rest < end && is_letter(read_char(rest).cls)) return skip_letters(rest, end);
-    const char* symbols_end = skip_symbols(*p == ' ' ? rest : p, end);
-    const bool has_symbols = symbols_end > (*p == ' ' ? rest : p);
-    if (has_symbols) {
+    const bool has_word = rest < end && in_word(read_char(rest).cls);
+    if (is_word_prefix(p, first.cls) && has_word) return skip_class(rest, end, in_word);
+    const char* symbols = *p == ' ' ? rest : p;
+    const char* symbols_end = skip_class(symbols, end, in_symbols);
+    if (symbols_end > symbols) {
         while (symbols_end < end && is_newline(*symbols_end)) ++symbols_end;
         return symbols_end;
     }
@@ -159,11 +163,29 @@ const char* pretoken_end(Pattern pattern, const char* p, const char* end) {
 }
 
 Pattern pattern_named(Bytes name) {
-    if (name == "none") return {};
-    if (name == "gpt2") return {Family::gpt2, Contractions::lower_case, 0};
-    if (name == "gpt4") return {Family::gpt4, Contractions::unicode_case, 3};
-    if (name == "gpt4o") return {Family::gpt4o, Contractions::unicode_case, 3};
-    throw Error("pretokenize: pattern must be none, gpt2, gpt4 or gpt4o, got " + std::string(name));
+    using enum Contractions;
+    struct Named {
+        Bytes name;
+        Pattern pattern;
+    };
+    constexpr Named kNamed[] = {
+        {"none", {}},
+        {"gpt2", {Family::gpt2, lower_case, 0, true, false}},
+        {"gpt4", {Family::gpt4, unicode_case, 3, true, false}},
+        {"gpt4o", {Family::gpt4o, unicode_case, 3, false, false}},
+        {"llama3", {Family::gpt4, unicode_case, 3, false, false}},
+        {"nanochat", {Family::gpt4, unicode_case, 2, false, false}},
+        {"qwen2", {Family::gpt4, unicode_case, 1, false, false}},
+        {"qwen3_5", {Family::gpt4, unicode_case, 1, false, true}},
+        {"tekken", {Family::gpt4o, none, 1, false, false}},
+        {"llama3_ascii", {Family::gpt4, ascii_case, 3, false, false}},
+        {"qwen2_ascii", {Family::gpt4, ascii_case, 1, false, false}},
+        {"qwen3_5_ascii", {Family::gpt4, ascii_case, 1, false, true}},
+        {"gpt4o_ascii", {Family::gpt4o, ascii_case, 3, false, false}},
+    };
+    for (const Named& named : kNamed)
+        if (named.name == name) return named.pattern;
+    throw Error("pretokenize: pattern must be the name of one that has a scanner, got " + std::string(name));
 }
 
 PretokenCursor::PretokenCursor(Pattern pattern, Bytes text)

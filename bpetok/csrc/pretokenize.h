@@ -20,6 +20,7 @@ struct Pattern {
     Contractions contractions = Contractions::none;
     std::uint8_t digits = 0;         // most numbers in a pretoken; 0: any number of them
     bool whole_final_blanks = true;  // blanks at a text's end are one pretoken, whatever newlines they hold
+    bool marks_in_words = false;     // gpt4: words take marks as they take letters
 };
 
 // The pattern called `name`, as patterns.py has it. Throws Error if there is none.

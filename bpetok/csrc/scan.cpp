@@ -42,7 +42,7 @@ std::uint8_t ScanTable::flags_of(CharClass cls) const {
         case CharClass::upper: return static_cast<std::uint8_t>(kLetter | (cased ? kUpper : 0));
         case CharClass::lower: return static_cast<std::uint8_t>(kLetter | (cased ? kLower : 0));
         case CharClass::letter: return kLetter;
-        case CharClass::mark: return cased ? kMark : 0;
+        case CharClass::mark: return cased ? kMark : pattern_.marks_in_words ? kLetter : 0;
         case CharClass::number: return grouped ? kHard : kNumber;
         case CharClass::space: return kHard;
         case CharClass::other: return 0;

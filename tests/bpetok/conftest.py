@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, chain, cycle
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +18,7 @@ import tiktoken
 import bpetok
 from bpetok import _core, patterns
 
-EXPRESSIONS = {"gpt2": patterns.GPT2, "gpt4": patterns.GPT4, "gpt4o": patterns.GPT4O}
+EXPRESSIONS = patterns.SPELLINGS
 TIERS = getattr(_core, "tiers", lambda: ["only"])()
 
 
@@ -86,14 +86,15 @@ def _ids(encoding: tiktoken.Encoding, text: str) -> list[int]:
 
 @pytest.fixture(scope="session")
 def expected_of() -> Callable[[tiktoken.Encoding, Sequence[str]], Expected]:
-    """`expected_of(encoding, texts)`: tiktoken's ids."""
+    """`expected_of(encoding, texts)`: tiktoken's ids, asked for once where several tiers need them."""
 
-    def compute(encoding: tiktoken.Encoding, texts: Sequence[str]) -> Expected:
+    @lru_cache(maxsize=32)
+    def compute(encoding: tiktoken.Encoding, texts: tuple[str, ...]) -> Expected:
         ids = [_ids(encoding, text) for text in texts]  # one by one: its thread pool is slower on short texts
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
         return Expected(np.fromiter(chain.from_iterable(ids), np.uint32, offsets[-1]), offsets)
 
-    return compute
+    return lambda encoding, texts: compute(encoding, tuple(texts))
 
 
 @pytest.fixture(scope="session")

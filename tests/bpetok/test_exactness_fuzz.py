@@ -17,7 +17,7 @@ from bpetok import _core, reference
 PATTERNS = ["gpt2", "gpt4", "gpt4o"]
 PUBLISHED = {"gpt2": "gpt2", "gpt4": "cl100k_base", "gpt4o": "o200k_base"}
 STRINGS = 100_000
-STEPS = (1, 3, 4)  # every one in the published vocabulary, some in those that show borders
+STEPS = (1, 4, 5)  # every one in the published vocabulary, some in those that show borders
 SLOW_STRINGS = int(os.environ.get("BPETOK_FUZZ", 10_000_000))
 SLOW_SECONDS = 540  # of each pattern; what was done until then is printed
 
@@ -104,30 +104,25 @@ def pairs_of_tokenizers(encoding, tiktoken_encoding, twins):
 
 
 @pytest.fixture(scope="module")
-def fuzz(pairs_of_tokenizers, expected_of, ends_by_expression):
-    """The texts, and by pattern their ids and ends, computed once for all tiers."""
+def fuzz(ends_by_expression):
+    """The texts, and by pattern where the pretokens of every fifth end."""
     texts = strings("normal", STRINGS)
-    known = {
-        pattern: [
-            expected_of(theirs, texts[::step])
-            for step, (_, theirs) in zip(STEPS, pairs_of_tokenizers[pattern], strict=True)
-        ]
-        for pattern in PATTERNS
-    }
     ends = {pattern: [ends_by_expression(pattern, text) for text in texts[::5]] for pattern in PATTERNS}
-    return texts, known, ends
+    return texts, ends
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_hundred_thousand_structured_strings_have_tiktokens_ids(tier, pairs_of_tokenizers, fuzz, assert_ids, pattern):
-    texts, known, _ = fuzz
-    for step, (ours, theirs), expected in zip(STEPS, pairs_of_tokenizers[pattern], known[pattern], strict=True):
-        assert_ids(ours, texts[::step], expected, theirs)
+def test_a_hundred_thousand_structured_strings_have_tiktokens_ids(
+    tier, pairs_of_tokenizers, fuzz, expected_of, assert_ids, pattern
+):
+    texts, _ = fuzz
+    for step, (ours, theirs) in zip(STEPS, pairs_of_tokenizers[pattern], strict=True):
+        assert_ids(ours, texts[::step], expected_of(theirs, texts[::step]), theirs)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_structured_strings_are_cut_as_tiktokens_expression_cuts_them(tier, fuzz, pattern):
-    texts, _, ends = fuzz
+    texts, ends = fuzz
     wrong = [
         text
         for text, expected in zip(texts[::5], ends[pattern], strict=True)
@@ -264,11 +259,11 @@ def defined(alphabet):
     """Tokenizers, and for each some texts and what the definition makes of them."""
     draw = random.Random(alphabet)
     cases = []
-    for _ in range(30):
+    for _ in range(20):
         vocab = any_vocabulary(draw, alphabet, pattern=draw.choice([*PATTERNS, "none"]))
         slow = reference.RegexTokenizer(vocab.split.name)
         slow.ranks = dict(vocab.ranks)
-        sizes = [*draw.choices(range(1, 13), k=50), 20, 63, 64, 65, 130]
+        sizes = [*draw.choices(range(1, 13), k=40), 20, 63, 64, 65, 130]
         texts = ["".join(draw.choices(alphabet, k=size)) for size in sizes]
         cases.append((bpetok.Tokenizer(vocab), texts, [slow.encode_ordinary(text) for text in texts]))
     return cases
@@ -302,7 +297,7 @@ def assert_runs(pattern, texts, tokenizers, expected_of, assert_ids):
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_runs_of_one_or_two_characters_have_tiktokens_ids(tier, pairs_of_tokenizers, expected_of, assert_ids, pattern):
-    texts = [*runs(1, (10, 62, 63, 64, 65, 66, 127, 128, 129, 130, 190, 1000)), *runs(2, (10, 63, 66, 130, 600))]
+    texts = [*runs(1, (10, 62, 63, 64, 65, 66, 127, 128, 129, 130, 190)), *runs(2, (10, 63, 66, 130))]
     assert_runs(pattern, texts, pairs_of_tokenizers, expected_of, assert_ids)
 
 

@@ -220,9 +220,9 @@ def test_encode_bytes_follows_tiktokens_rule(encoding, tiktoken_encoding, name):
         for i in range(len(data)):
             assert_encodes_bytes_alike(ours, theirs, data[:i])
             assert_encodes_bytes_alike(ours, theirs, data[i:])
-            for bad in (b"\xff", b"\xe4\xb8", b"\xf0\x9f\x99"):
-                assert_encodes_bytes_alike(ours, theirs, data[:i] + bad)
-                assert_encodes_bytes_alike(ours, theirs, data[:i] + bad + data[i:])
+            bad = (b"\xff", b"\xe4\xb8", b"\xf0\x9f\x99")[i % 3]
+            assert_encodes_bytes_alike(ours, theirs, data[:i] + bad)
+            assert_encodes_bytes_alike(ours, theirs, data[:i] + bad + data[i:])
     assert_encodes_bytes_alike(ours, theirs, b"")
 
 

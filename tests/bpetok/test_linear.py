@@ -117,22 +117,17 @@ FAMILIES = IN_NORMAL | {
 }
 
 
-def ratio(tok, make, size, enough, patient):
-    """How many times as long twice the text takes, the best of five each; of fewer where that is enough.
-
-    The text is as long as it must be to take a while: short runs measure where memory comes from.
-    """
-    while (took := seconds(tok, [make(size)])) < 0.03 and size < 8 * MB:
-        size *= 2
-    assert took < 10, f"{size:,} bytes take {took:.0f} seconds"
-    one, two = make(size), make(2 * size)
-    best_one = best_two = float("inf")
+def growth(tok, make, size, times, enough=0.0):
+    """How many times as long `times` the text takes; the best of five each, of fewer once that is `enough`."""
+    one, many = make(size), make(times * size)
+    seconds(tok, [one])
+    best_one = best_many = float("inf")
     for _ in range(5):
         best_one = min(best_one, seconds(tok, [one]))
-        best_two = min(best_two, seconds(tok, [two]))
-        if not patient and best_two <= enough * best_one:
+        best_many = min(best_many, seconds(tok, [many]))
+        if best_many <= enough * best_one or best_many > 10:
             break
-    return best_two / best_one
+    return best_many / best_one
 
 
 def test_there_are_forty_families_and_each_makes_texts_of_the_size_asked_for():
@@ -147,18 +142,16 @@ def test_there_are_forty_families_and_each_makes_texts_of_the_size_asked_for():
     [("o200k_base", family) for family in IN_NORMAL]
     + [(name, family) for name in NAMES[:2] for family in list(IN_NORMAL)[:5]],
 )
-def test_twice_the_text_takes_about_twice_the_time(encoding, name, family):
-    # Quadratic time would be four times as much at every size. Where the memory that a text takes no longer fits a
-    # cache of the machine there is a step, which the next size is past.
-    tok, make = encoding(name), FAMILIES[family]
-    assert any(ratio(tok, make, size, enough=2.8, patient=False) <= 3 for size in (MB // 2, 2 * MB, 8 * MB))
+def test_eight_times_the_text_takes_about_eight_times_the_time(encoding, name, family):
+    # Three at each doubling leaves room for memory that no longer fits a cache; quadratic time would be 64 times.
+    assert growth(encoding(name), FAMILIES[family], MB // 4, times=8, enough=24) <= 24
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_twice_the_text_takes_at_most_2_3_times_the_time_in_every_family(encoding, name, family):
-    assert ratio(encoding(name), FAMILIES[family], 4 * MB, enough=0, patient=True) <= 2.3
+    assert growth(encoding(name), FAMILIES[family], 4 * MB, times=2) <= 2.3
 
 
 @pytest.mark.parametrize("name", NAMES)
