@@ -133,8 +133,18 @@ std::vector<std::int64_t> count_batch(const PythonEncoder& self, nb::handle sequ
     return self.core.count_batch(texts.texts, threads);
 }
 
+// The bytes of few ids, written to room that is kept from call to call; of many ids nothing.
+std::optional<Bytes> decode_few(const Decoder& self, std::span<const Id> ids) {
+    constexpr std::size_t kFew = 4096;
+    static thread_local std::array<char, kFew * Decoder::kRoom> room;
+    if (ids.size() > kFew) return {};
+    const std::optional<std::size_t> size = self.decode_short(ids, room.data());
+    return size ? std::optional(Bytes(room.data(), *size)) : std::nullopt;
+}
+
 nb::object decode_to_bytes(const Decoder& self, nb::handle id_objects) {
     const Ids ids(id_objects);
+    if (const auto few = decode_few(self, ids.view())) return to_bytes(*few);
     const std::size_t size = self.size(ids.view());
     const nb::object bytes = checked(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
     char* data = PyBytes_AS_STRING(bytes.ptr());
@@ -145,12 +155,15 @@ nb::object decode_to_bytes(const Decoder& self, nb::handle id_objects) {
 
 nb::object decode_to_str(const Decoder& self, nb::handle id_objects, const char* errors) {
     const Ids ids(id_objects);
-    std::string bytes(self.size(ids.view()), '\0');
+    if (const auto few = decode_few(self, ids.view()))
+        return checked(PyUnicode_DecodeUTF8(few->data(), static_cast<Py_ssize_t>(few->size()), errors));
+    const std::size_t size = self.size(ids.view());
+    const auto bytes = std::make_unique_for_overwrite<char[]>(size);
     {
-        const NoGilIf no_gil(bytes.size() > kShortText);
-        self.decode(ids.view(), bytes.data());
+        const NoGilIf no_gil(size > kShortText);
+        self.decode(ids.view(), bytes.get());
     }
-    return checked(PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), errors));
+    return checked(PyUnicode_DecodeUTF8(bytes.get(), static_cast<Py_ssize_t>(size), errors));
 }
 
 // Where each pretoken ends, in bytes.

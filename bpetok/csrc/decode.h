@@ -1,7 +1,12 @@
 // decode.h: ids -> bytes.
 #pragma once
 
+#include <array>
+#include <optional>
 #include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
 
 #include "merges.h"
 #include "types.h"
@@ -20,22 +25,29 @@ class Decoder {
     // Writes the bytes of the ids, `size(ids)` of them, and nothing behind them. Requires: `size` did not throw.
     void decode(std::span<const Id> ids, char* bytes) const;
 
+    // The same in one pass, for few ids: `bytes` has room for kRoom bytes for each id. Returns how many were written;
+    // nothing if an id is unknown or its token long.
+    static constexpr std::size_t kRoom = 16;
+    std::optional<std::size_t> decode_short(std::span<const Id> ids, char* bytes) const;
+
     // The bytes of one id. Throws UnknownIdError.
     Bytes token(Id id) const;
 
     // The highest id plus one.
-    std::size_t id_count() const { return entries_.size(); }
+    std::size_t id_count() const { return slots_.size(); }
 
   private:
-    struct Entry {
-        std::uint32_t begin;  // in the arena
-        std::uint32_t size;   // kUnknown: no token has the id
+    // A short token stands in its slot, so that one look into memory finds its bytes and their number.
+    struct alignas(16) Slot {
+        static constexpr std::size_t kMax = 15;
+        std::array<char, kMax> bytes;
+        std::uint8_t size;  // kLong: it is in `long_`; kUnknown: no token has the id
     };
-    static constexpr std::uint32_t kUnknown = ~0u;
-    static constexpr std::size_t kStride = 16;  // tokens are copied so many bytes at a time
+    static constexpr std::uint8_t kLong = 254, kUnknown = 255;
 
-    std::string arena_;  // with kStride bytes behind the last token
-    std::vector<Entry> entries_;
+    std::vector<Slot> slots_;
+    std::vector<std::uint8_t> sizes_;  // as in the slots: these alone stay near the processor
+    std::unordered_map<Id, std::string> long_;
 };
 
 }  // namespace bpetok

@@ -127,15 +127,22 @@ class Ids {
 
   private:
     void add(nb::handle number) {
-        if (PyLong_CheckExact(number.ptr())) {
-            const long value = PyLong_AsLong(number.ptr());
-            if (value >= 0 && value <= static_cast<long>(kMaxId)) [[likely]] {
-                copy_.push_back(static_cast<Id>(value));
-                return;
-            }
-            PyErr_Clear();
-        }
-        copy_.push_back(id_of(number));
+        const Py_ssize_t value = small_value(number.ptr());
+        copy_.push_back(value >= 0 && value <= static_cast<Py_ssize_t>(kMaxId) ? static_cast<Id>(value)
+                                                                               : id_of(number));
+    }
+
+    // The value of a Python integer that is small, -1 of anything else; without a function call.
+    static Py_ssize_t small_value(PyObject* number) {
+        if (!PyLong_CheckExact(number)) return -1;
+#if PY_VERSION_HEX >= 0x030C0000
+        const auto* integer = reinterpret_cast<PyLongObject*>(number);
+        return PyUnstable_Long_IsCompact(integer) ? PyUnstable_Long_CompactValue(integer) : -1;
+#else
+        const Py_ssize_t digits = Py_SIZE(number);
+        if (digits != 1) return digits == 0 ? 0 : -1;
+        return static_cast<Py_ssize_t>(reinterpret_cast<PyLongObject*>(number)->ob_digit[0]);
+#endif
     }
 
     ReadOnlyArray<Id> array_;

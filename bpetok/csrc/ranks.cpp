@@ -46,20 +46,22 @@ Ranks::Ranks(Bytes contents, Bytes where) {
         contents.remove_prefix(std::min(length + 1, contents.size()));
         if (line.ends_with('\r')) line.remove_suffix(1);
         ++number;
-        if (!line.empty()) add_line(line, std::string(where) + ":" + std::to_string(number));
+        if (!line.empty() && !add_line(line))
+            throw FormatError(std::string(where) + ":" + std::to_string(number) +
+                              ": must be base64, a space and a rank, got " + quoted(line.substr(0, 60)));
     }
 }
 
-void Ranks::add_line(Bytes line, const std::string& where) {
+bool Ranks::add_line(Bytes line) {
     const std::size_t space = std::min(line.find(' '), line.size());
     const std::size_t begin = arena_.size();
     std::uint32_t rank = 0;
     const char *digits = line.data() + std::min(space + 1, line.size()), *end = line.data() + line.size();
     const auto number = std::from_chars(digits, end, rank);
     const bool is_number = digits < end && number.ec == std::errc() && number.ptr == end;
-    if (!is_number || !decode_base64(line.substr(0, space), arena_))
-        throw FormatError(where + ": must be base64, a space and a rank, got " + quoted(line.substr(0, 60)));
+    if (!is_number || !decode_base64(line.substr(0, space), arena_)) return false;
     tokens_.push_back({Bytes(arena_).substr(begin), rank});
+    return true;
 }
 
 }  // namespace bpetok

@@ -16,7 +16,7 @@ class Ranks {
     const std::vector<Token>& tokens() const { return tokens_; }
 
   private:
-    void add_line(Bytes line, const std::string& where);
+    bool add_line(Bytes line);
 
     std::string arena_;  // the bytes of the tokens
     std::vector<Token> tokens_;

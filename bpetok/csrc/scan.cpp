@@ -6,6 +6,12 @@ namespace {
 
 constexpr std::uint32_t kPlane = 0x10000;
 
+bool is_ascii(Bytes bytes) {
+    std::uint8_t all = 0;
+    for (const char& c : bytes) all |= byte_at(&c);
+    return all < 0x80;
+}
+
 bool is_tail(char c) { return (byte_at(&c) & 0xC0) == 0x80; }
 
 std::size_t character_length(char first) {
@@ -60,6 +66,7 @@ void ScanTable::keep_whole(Bytes token) {
 
 // Notes what stands side by side in a token, as far as it can be half of two characters of three bytes.
 void ScanTable::note_borders(Bytes token) {
+    if (is_ascii(token)) return;
     std::size_t left = 0;
     for (std::size_t border = 1; border < token.size(); ++border) {
         if (is_tail(token[border])) continue;
