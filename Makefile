@@ -42,7 +42,7 @@ asan: ## the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$(ASAN_SITE):$(PURELIB) \
 		$(PYTHON) -S -P -m pytest tests/bpetok -m "not slow and not gpu"
 
-bench: ## speed beside tiktoken, exactness first
+bench: ## speed beside the peers, exactness first
 	$(PYTHON) benchmarks/bench_encode.py
 
 clean:
