@@ -36,64 +36,79 @@ class PythonEncoder {
     Integers integers;
 };
 
-// Ids of the call that is under way. Kept from call to call, so that short texts need no memory.
-IdBuffer& call_ids() {
-    static thread_local IdBuffer ids;
-    ids.clear();
-    return ids;
-}
+// The ids of one call, in memory that is kept for the next, so that short texts need none. A call within a call (Python
+// may run other code when it makes an object) finds nothing kept and has ids of its own.
+class CallIds {
+  public:
+    CallIds() : ids_(std::move(kept())) { ids_.clear(); }
+    CallIds(const CallIds&) = delete;
+    CallIds& operator=(const CallIds&) = delete;
+    ~CallIds() {
+        if (ids_.capacity() <= kMostKept) kept() = std::move(ids_);
+    }
 
-IdBuffer& encode(const PythonEncoder& self, nb::handle object, const SpecialRules& rules) {
+    IdBuffer& operator*() { return ids_; }
+    IdBuffer* operator->() { return &ids_; }
+
+  private:
+    static constexpr std::size_t kMostKept = 1 << 14;
+
+    static IdBuffer& kept() {
+        static thread_local IdBuffer ids;
+        return ids;
+    }
+
+    IdBuffer ids_;
+};
+
+void encode(const PythonEncoder& self, nb::handle object, const SpecialRules& rules, IdBuffer& ids) {
     const OneText one(object);
-    IdBuffer& ids = call_ids();
     const NoGilIf no_gil(one.text.memory() > kShortText);
     self.core.encode(one.text, rules, ids);
-    return ids;
-}
-
-// A large buffer is not kept.
-nb::object give_list(PythonEncoder& self, IdBuffer& ids) {
-    const nb::object list = self.integers.list(ids.data(), ids.size());
-    if (ids.size() > kShortText) ids = {};
-    return list;
 }
 
 nb::object encode_to_list(PythonEncoder& self, nb::handle text, const Specials* allowed, const Specials* refused) {
-    return give_list(self, encode(self, text, {allowed, refused}));
+    CallIds ids;
+    encode(self, text, {allowed, refused}, *ids);
+    return self.integers.list(ids->data(), ids->size());
 }
 
 nb::object encode_to_numpy(const PythonEncoder& self, nb::handle text, const Specials* allowed,
                            const Specials* refused) {
-    return to_numpy(encode(self, text, {allowed, refused}));
+    CallIds ids;
+    encode(self, text, {allowed, refused}, *ids);
+    return to_numpy(*ids);
 }
 
 nb::tuple encode_stable(const PythonEncoder& self, const nb::bytes& text) {
-    IdBuffer& ids = call_ids();
+    CallIds ids;
     std::size_t covered = 0;
     {
         const NoGil no_gil;
-        covered = self.core.encode_stable(bytes_of(text), ids);
+        covered = self.core.encode_stable(bytes_of(text), *ids);
     }
-    return nb::make_tuple(to_numpy(ids), covered);
+    return nb::make_tuple(to_numpy(*ids), covered);
 }
 
-IdBuffer& encode_pretokens(const PythonEncoder& self, nb::handle pretokens) {
+nb::object encode_pretokens(const PythonEncoder& self, nb::handle pretokens) {
     const Texts texts(pretokens);
-    IdBuffer& ids = call_ids();
-    const NoGil no_gil;
-    std::vector<std::string> narrowed(texts.texts.size());
-    std::vector<Bytes> bytes;
-    bytes.reserve(texts.texts.size());
-    for (const Text& text : texts.texts) bytes.push_back(narrow(text, narrowed[bytes.size()]).bytes());
-    self.core.encode_pretokens(bytes, ids);
-    return ids;
+    CallIds ids;
+    {
+        const NoGil no_gil;
+        std::vector<std::string> narrowed(texts.texts.size());
+        std::vector<Bytes> bytes;
+        bytes.reserve(texts.texts.size());
+        for (const Text& text : texts.texts) bytes.push_back(narrow(text, narrowed[bytes.size()]).bytes());
+        self.core.encode_pretokens(bytes, *ids);
+    }
+    return to_numpy(*ids);
 }
 
 nb::object encode_piece(PythonEncoder& self, const nb::bytes& piece) {
-    IdBuffer& ids = call_ids();
+    CallIds ids;
     const Bytes bytes = bytes_of(piece);
-    self.core.encode_pretokens({&bytes, 1}, ids);
-    return give_list(self, ids);
+    self.core.encode_pretokens({&bytes, 1}, *ids);
+    return self.integers.list(ids->data(), ids->size());
 }
 
 Batch encode_batch(const PythonEncoder& self, nb::handle sequence, std::size_t threads, const SpecialRules& rules) {
@@ -133,18 +148,26 @@ std::vector<std::int64_t> count_batch(const PythonEncoder& self, nb::handle sequ
     return self.core.count_batch(texts.texts, threads);
 }
 
-// The bytes of few ids, written to room that is kept from call to call; of many ids nothing.
-std::optional<Bytes> decode_few(const Decoder& self, std::span<const Id> ids) {
-    constexpr std::size_t kFew = 4096;
-    static thread_local std::array<char, kFew * Decoder::kRoom> room;
-    if (ids.size() > kFew) return {};
-    const std::optional<std::size_t> size = self.decode_short(ids, room.data());
-    return size ? std::optional(Bytes(room.data(), *size)) : std::nullopt;
-}
+// Room on the stack for the bytes of few ids.
+class FewBytes {
+  public:
+    FewBytes(const Decoder& decoder, std::span<const Id> ids) {
+        if (ids.size() <= kFew) size_ = decoder.decode_short(ids, room_.data());
+    }
+
+    // Nothing if the ids are many, or not all of them known and short.
+    std::optional<Bytes> get() const { return size_ ? std::optional(Bytes(room_.data(), *size_)) : std::nullopt; }
+
+  private:
+    static constexpr std::size_t kFew = 2048;
+    std::array<char, kFew * Decoder::kRoom> room_;
+    std::optional<std::size_t> size_;
+};
 
 nb::object decode_to_bytes(const Decoder& self, nb::handle id_objects) {
     const Ids ids(id_objects);
-    if (const auto few = decode_few(self, ids.view())) return to_bytes(*few);
+    const FewBytes bytes_of_few(self, ids.view());
+    if (const auto few = bytes_of_few.get()) return to_bytes(*few);
     const std::size_t size = self.size(ids.view());
     const nb::object bytes = checked(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
     char* data = PyBytes_AS_STRING(bytes.ptr());
@@ -155,7 +178,8 @@ nb::object decode_to_bytes(const Decoder& self, nb::handle id_objects) {
 
 nb::object decode_to_str(const Decoder& self, nb::handle id_objects, const char* errors) {
     const Ids ids(id_objects);
-    if (const auto few = decode_few(self, ids.view()))
+    const FewBytes bytes_of_few(self, ids.view());
+    if (const auto few = bytes_of_few.get())
         return checked(PyUnicode_DecodeUTF8(few->data(), static_cast<Py_ssize_t>(few->size()), errors));
     const std::size_t size = self.size(ids.view());
     const auto bytes = std::make_unique_for_overwrite<char[]>(size);
@@ -313,10 +337,8 @@ void bind_encoder(nb::module_& m) {
              "refused"_a.none() = nb::none(), nb::sig("def encode_to_numpy(self, text: " TEXT ", " RULES ") -> " IDS))
         .def("encode_stable", encode_stable, "text"_a.none(),
              nb::sig("def encode_stable(self, text: bytes) -> tuple[" IDS ", int]"))
-        .def(
-            "encode_pretokens",
-            [](const PythonEncoder& self, nb::handle pretokens) { return to_numpy(encode_pretokens(self, pretokens)); },
-            "pretokens"_a, nb::sig("def encode_pretokens(self, pretokens: " TEXTS ") -> " IDS))
+        .def("encode_pretokens", encode_pretokens, "pretokens"_a,
+             nb::sig("def encode_pretokens(self, pretokens: " TEXTS ") -> " IDS))
         .def("encode_piece", encode_piece, "piece"_a, nb::sig("def encode_piece(self, piece: bytes) -> list[int]"))
         .def("encode_batch", encode_batch_to_lists, "texts"_a, "threads"_a, "allowed"_a.none() = nb::none(),
              "refused"_a.none() = nb::none(),

@@ -100,7 +100,7 @@ void ShortCache::insert(const PretokenKey& key, const Id* ids, std::size_t n) {
 
 LongCache::LongCache(std::size_t most)
     : most_slots_(std::max<std::size_t>(std::bit_floor(most / 6 / sizeof(Slot)), kWays)),
-      arena_ids_(std::max((most - std::min(most, most_slots_ * sizeof(Slot))) / sizeof(Id), std::size_t{512})),
+      arena_ids_(std::clamp<std::size_t>((most - std::min(most, most_slots_ * sizeof(Slot))) / sizeof(Id), 512, kNoId)),
       slots_(std::min(most_slots_, kFirstSlots) * sizeof(Slot)),
       arena_(arena_ids_ * sizeof(Id)),
       mask_(std::min(most_slots_, kFirstSlots) - 1) {}

@@ -29,6 +29,7 @@ class IdBuffer {
     const Id* data() const { return ids_; }
     Id* data() { return ids_; }
     std::size_t size() const { return size_; }
+    std::size_t capacity() const { return capacity_; }
     void clear() { size_ = 0; }
 
     // Room for n more ids behind the end. Throws std::bad_alloc.
@@ -39,12 +40,6 @@ class IdBuffer {
 
     // Makes what was written up to `end` part of the array. Requires: end is within the room asked for.
     void extend_to(const Id* end) { size_ = static_cast<std::size_t>(end - ids_); }
-
-    // The array, for std::free; the buffer is empty afterwards.
-    Id* release() {
-        size_ = capacity_ = 0;
-        return std::exchange(ids_, nullptr);
-    }
 
   private:
     static constexpr std::size_t kLargePage = 1 << 21;
