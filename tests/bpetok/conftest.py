@@ -79,7 +79,7 @@ class Expected(NamedTuple):
 
 def _ids(encoding: tiktoken.Encoding, text: str) -> list[int]:
     try:
-        return encoding.encode_ordinary(text)
+        return encoding.encode(text, disallowed_special=())  # `encode_ordinary` would panic where this one raises
     except ValueError:  # its regex engine gives up on long runs of blanks; then the `regex` module cuts for it
         return encoding._encode_only_native_bpe(text)
 
