@@ -202,7 +202,7 @@ def per_byte_of_english(encoding, corpus):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="a bar not reached: one pretoken of 100 MB takes up to 210 times as long, see benchmarks/LOG.md")
+@pytest.mark.xfail(reason="a bar not reached: one pretoken of 100 MB takes up to 210 times as long; benchmarks/LOG.md")
 @pytest.mark.parametrize("kind", HUNDRED)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hundred_megabytes_of_one_kind_take_at_most_three_times_as_long_as_english(
