@@ -1,4 +1,4 @@
-"""Text: `str`, or `bytes` taken as UTF-8. Inside, it is always bytes."""
+"""Text: `str`, or `bytes` taken as UTF-8. Python's own code works on bytes; the core takes either."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ void ZeroedMemory::Free::operator()(void* data) const {
 }
 
 ShortCache::ShortCache(std::size_t most, KeyMaker key_of)
-    : most_(std::max<std::size_t>(most, 2)), key_of_(key_of), memory_(), slots_(nullptr), mask_(0) {
+    : most_(std::max<std::size_t>(most, 2)), key_of_(key_of), slots_(nullptr), mask_(0) {
     reserve(std::min(most_, kFirstSlots));
 }
 

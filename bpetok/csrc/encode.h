@@ -54,7 +54,6 @@ class Encoder {
     // Gives back the memory of the caches that are not in use.
     void clear_cache() const { idle_.clear(); }
 
-    const MergeTable& merges() const { return tables_.merges; }
     Pattern pattern() const { return tables_.scan.pattern(); }
 
   private:

@@ -120,8 +120,7 @@ std::size_t Workspace::count(Bytes text) {
         const ShortCache::Slot* slot = short_.find(keys_[i]);
         if (!slot && !merged && is_missing(i)) [[unlikely]] {
             merged = true;
-            merge_missing(i, n);
-            slot = short_.find(keys_[i]);
+            slot = merge_missing(i, n);
         }
         if (slot && slot->count() != kManyIds) [[likely]] {
             std::memcpy(out, slot->ids, sizeof(slot->ids));
@@ -143,8 +142,7 @@ std::size_t Workspace::count(Bytes text) {
         const ShortCache::Slot* slot = short_.find(keys_[i]);
         if (!slot && !merged && is_missing(i)) [[unlikely]] {
             merged = true;
-            merge_missing(i, n);
-            slot = short_.find(keys_[i]);
+            slot = merge_missing(i, n);
         }
         const bool known = slot && slot->count() != kManyIds;
         total += known ? slot->count() : resolve(keys_[i], pretoken(i)).size;
@@ -159,9 +157,9 @@ bool Workspace::is_missing(std::size_t i) const {
     return keys_[i].is_long() ? !long_.find(keys_[i].hash, text).data : !short_.find(keys_[i]);
 }
 
-// Merges what the chunk holds of unknown pretokens, several at a time.
-[[gnu::noinline]] void Workspace::merge_missing(std::size_t from, std::size_t n) {
-    if (tables_.cache_bytes == 0) return;
+// Merges what the chunk holds of unknown pretokens, several at a time. Returns the slot of the first, if it has one.
+[[gnu::noinline]] const ShortCache::Slot* Workspace::merge_missing(std::size_t from, std::size_t n) {
+    if (tables_.cache_bytes == 0) return nullptr;
     std::array<std::uint16_t, kMergeGroup> group;
     std::size_t size = 0;
     for (std::size_t i = from; i < n; ++i) {
@@ -172,6 +170,7 @@ bool Workspace::is_missing(std::size_t i) const {
         size = 0;
     }
     merge_group({group.data(), size});
+    return short_.find(keys_[from]);
 }
 
 void Workspace::merge_group(std::span<const std::uint16_t> group) {

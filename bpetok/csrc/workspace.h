@@ -55,7 +55,7 @@ class Workspace {
     void load_keys(std::size_t n, const char* end);
     void emit(std::size_t n, IdBuffer& ids);
     std::size_t count_chunk(std::size_t n);
-    void merge_missing(std::size_t from, std::size_t n);
+    const ShortCache::Slot* merge_missing(std::size_t from, std::size_t n);
     bool is_missing(std::size_t i) const;
     void merge_group(std::span<const std::uint16_t> group);
     void keep(const PretokenKey& key, Bytes pretoken, const Id* ids, std::size_t n);
