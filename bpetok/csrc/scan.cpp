@@ -1,5 +1,7 @@
 #include "scan.h"
 
+#include <algorithm>
+
 namespace bpetok {
 
 namespace {
@@ -23,11 +25,6 @@ bool is_whole(Bytes character) { return !is_tail(character[0]) && character.size
 
 std::uint32_t code_point_of_three(Bytes c) {
     return (byte_at(&c[0]) & 0x0Fu) << 12 | (byte_at(&c[1]) & 0x3Fu) << 6 | (byte_at(&c[2]) & 0x3Fu);
-}
-
-std::string utf8_of_three(std::uint32_t code_point) {
-    return {static_cast<char>(0xE0 | code_point >> 12), static_cast<char>(0x80 | (code_point >> 6 & 0x3F)),
-            static_cast<char>(0x80 | (code_point & 0x3F))};
 }
 
 }  // namespace
@@ -87,9 +84,12 @@ void ScanTable::note_border(Bytes left, Bytes right) {
         if (left.size() == 3) flags_[code_point_of_three(left)] |= kJoinsRight;
     } else if (is_whole(right)) {
         if (right.size() == 3) flags_[code_point_of_three(right)] |= kJoinsLeft;
-    } else {
-        for (std::uint32_t code_point = 0x800; code_point < kPlane; ++code_point)
-            if (Bytes(utf8_of_three(code_point)).ends_with(left)) flags_[code_point] |= kJoinsRight;
+    } else if (left.size() <= 2 && std::all_of(left.begin(), left.end(), is_tail)) {
+        // A character's last byte tells its six lowest bits, the last two tell twelve.
+        std::uint32_t code_point = 0;
+        for (const char& tail : left) code_point = code_point << 6 | (byte_at(&tail) & 0x3Fu);
+        for (; code_point < kPlane; code_point += 1u << 6 * left.size())
+            if (code_point >= 0x800) flags_[code_point] |= kJoinsRight;
     }
 }
 
