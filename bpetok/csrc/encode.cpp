@@ -9,8 +9,8 @@ namespace {
 // A thread takes about this many bytes at a time: long enough to be worth it, short enough to share evenly.
 constexpr std::size_t kShareBytes = 1 << 18;
 
-// Less than most text has, so that room asked for by it is seldom too little.
-constexpr std::size_t kLikelyBytesPerId = 3;
+// Room for the ids of a long text is asked for at once, as many as it may have: one for each byte.
+constexpr std::size_t kLongText = 1 << 20;
 
 // Visits the parts of bytes that are valid UTF-8, and the invalid runs between them.
 template <class Valid, class Invalid>
@@ -118,7 +118,10 @@ class Encoder::Lease {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
 
-    ~Lease() { encoder_.idle_.give(std::move(workspace_)); }
+    ~Lease() {
+        workspace_->tidy();
+        encoder_.idle_.give(std::move(workspace_));
+    }
 
     void encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) {
         const Text narrowed = narrow(text, workspace_->scratch());
@@ -169,6 +172,7 @@ Encoder::Encoder(const std::vector<Token>& tokens, Pattern pattern, std::size_t 
     : tables_(tokens, pattern, cache_bytes) {}
 
 void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const {
+    if (text.memory() >= kLongText) ids.expect(text.memory());
     Lease(*this, text.memory()).encode(text, rules, ids);
 }
 
@@ -197,7 +201,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     batch.offsets.resize(texts.size() + 1);
     if (threads <= 1) {
         Lease lease(*this, memory);
-        batch.ids.room(memory / kLikelyBytesPerId);
+        batch.ids.expect(memory);
         for (std::size_t i = 0; i < texts.size(); ++i) {
             lease.encode(texts[i], rules, batch.ids);
             batch.offsets[i + 1] = static_cast<std::int64_t>(batch.ids.size());

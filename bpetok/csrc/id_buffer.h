@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <span>
 #include <utility>
 
 #include "types.h"
@@ -31,21 +32,39 @@ class IdBuffer {
     std::size_t size() const { return size_; }
     std::size_t capacity() const { return capacity_; }
     void clear() { size_ = 0; }
+    // Requires of both: it is not empty.
+    Id back() const { return ids_[size_ - 1]; }
+    void drop_last() { --size_; }
 
     // Room for n more ids behind the end. Throws std::bad_alloc.
     Id* room(std::size_t n) {
-        if (n > capacity_ - size_) grow(size_ + n);
+        if (n > capacity_ - size_) move_to((size_ + n) + (size_ + n) / 2 + 64);
         return ids_ + size_;
+    }
+
+    // Room for n ids in all, if the system has it to give. What is not written to takes addresses, but no memory.
+    void expect(std::size_t n) {
+        try {
+            if (n > capacity_) move_to(n);
+        } catch (const std::bad_alloc&) {
+            return;  // fewer may do, and `room` will ask for those
+        }
     }
 
     // Makes what was written up to `end` part of the array. Requires: end is within the room asked for.
     void extend_to(const Id* end) { size_ = static_cast<std::size_t>(end - ids_); }
 
+    void append(std::span<const Id> ids) {
+        Id* out = room(ids.size());
+        if (!ids.empty()) std::memcpy(out, ids.data(), ids.size_bytes());
+        size_ += ids.size();
+    }
+
   private:
     static constexpr std::size_t kLargePage = 1 << 21;
 
-    void grow(std::size_t needed) {
-        std::size_t bytes = (needed + needed / 2 + 64) * sizeof(Id);
+    void move_to(std::size_t capacity) {
+        std::size_t bytes = capacity * sizeof(Id);
         void* moved = nullptr;
 #if defined(__linux__)
         if (bytes >= 2 * kLargePage) {

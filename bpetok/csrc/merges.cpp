@@ -44,6 +44,8 @@ MergeTable::MergeTable(const std::vector<Token>& tokens) : byte_pairs_(1 << 16, 
         if (slot != kNoId) throw VocabError("vocab: a token must have one id, got two for " + quoted(bytes));
         slot = id;
     }
+    sizes_.resize(sorted.empty() ? 0 : sorted.back().id + std::size_t{1});
+    for (const auto& [bytes, id] : sorted) sizes_[id] = static_cast<std::uint32_t>(bytes.size());
     for (std::size_t byte = 0; byte < 256; ++byte) {
         const char c = static_cast<char>(byte);
         if (byte_ids_[byte] == kNoId)
@@ -102,14 +104,6 @@ void MergeTable::add(const Token& token, const std::vector<Token>& tokens, Token
     }
 }
 
-std::size_t MergeTable::encode(Bytes pretoken, Id* ids) const {
-    if (const Id whole = find_unreachable(pretoken); whole != kNoId) {
-        *ids = whole;
-        return 1;
-    }
-    return merge(pretoken, ids);
-}
-
 std::vector<Bytes> MergeTable::unreachable() const {
     std::vector<Bytes> tokens;
     for (const auto& [token, id] : unreachable_) tokens.push_back(token);
@@ -123,7 +117,7 @@ Id MergeTable::find_unreachable(Bytes pretoken) const {
 }
 
 std::size_t MergeTable::merge(Bytes pretoken, Id* ids) const {
-    if (pretoken.size() > kShortPretoken) return merge_long(pretoken, ids);
+    if (pretoken.size() > kShortPretoken) return merge_by_heap(pretoken, ids);
     Merged merged;
     tier_in_use().merge(*this, {&pretoken, 1}, &merged);
     std::copy(merged.ids.begin(), merged.ids.begin() + static_cast<std::ptrdiff_t>(merged.size), ids);
@@ -141,7 +135,7 @@ void MergeTable::encode_group(std::span<const Bytes> pretokens, Merged* merged) 
     }
 }
 
-std::size_t MergeTable::merge_long(Bytes pretoken, Id* ids) const {
+std::size_t MergeTable::merge_by_heap(Bytes pretoken, Id* ids) const {
     struct Part {
         Id id;
         std::size_t previous, next;  // n and beyond: there is none

@@ -29,15 +29,20 @@ class MergeTable {
     // above kMaxId or stands twice. Cost: each token is merged once.
     explicit MergeTable(const std::vector<Token>& tokens);
 
-    // Writes the ids of one pretoken, at most one for each byte, and returns their number: its own id if it is a
-    // token, else what merging its bytes leaves. Time: O(n log n) in its length; the stack is not used for it.
-    std::size_t encode(Bytes pretoken, Id* ids) const;
+    // Writes the ids that merging these bytes leaves, at most one for each, and returns their number. Time: O(n log n)
+    // in their length; the stack is not used for it.
+    std::size_t merge(Bytes bytes, Id* ids) const;
 
-    // The same as `encode` for a group as Tier::merge takes it.
+    // The ids of pretokens, a group as Tier::merge takes it: the own id of one that is a token, else what merging
+    // leaves.
     void encode_group(std::span<const Bytes> pretokens, Merged* merged) const;
 
     // The tokens that merging their bytes does not give; they are found only as whole pretokens.
     std::vector<Bytes> unreachable() const;
+    Id find_unreachable(Bytes pretoken) const;
+
+    // How many bytes a token has.
+    std::size_t size_of(Id id) const { return sizes_[id]; }
 
     // For the tiers: the token of a byte, of two bytes (kNoId if there is none), of two tokens.
     Id byte_id(char byte) const { return byte_ids_[static_cast<unsigned char>(byte)]; }
@@ -59,10 +64,9 @@ class MergeTable {
     void add_group(std::span<const Token> group, const std::vector<Token>& tokens, TokenIds& all);
     void add_pair(const Token& token, Id left, Id right);
     void add(const Token& token, const std::vector<Token>& tokens, TokenIds& all);
-    Id find_unreachable(Bytes pretoken) const;
-    std::size_t merge(Bytes pretoken, Id* ids) const;
-    std::size_t merge_long(Bytes pretoken, Id* ids) const;
+    std::size_t merge_by_heap(Bytes pretoken, Id* ids) const;
 
+    std::vector<std::uint32_t> sizes_;  // by id
     std::array<Id, 256> byte_ids_;
     std::vector<Id> byte_pairs_;  // by first byte * 256 + second: the token of both, kNoId if there is none
     PairTable pairs_;

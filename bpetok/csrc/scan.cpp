@@ -27,10 +27,12 @@ std::uint32_t code_point_of_three(Bytes c) {
     return (byte_at(&c[0]) & 0x0Fu) << 12 | (byte_at(&c[1]) & 0x3Fu) << 6 | (byte_at(&c[2]) & 0x3Fu);
 }
 
+bool is_four_byte_lead(char c) { return byte_at(&c) >= 0xF0; }
+
 }  // namespace
 
 ScanTable::ScanTable(Pattern pattern, const std::vector<Token>& tokens, const std::vector<Bytes>& unreachable)
-    : pattern_(pattern), flags_(kPlane), adjoin_((1 << 20) / 64) {
+    : pattern_(pattern), flags_(kPlane), adjoin_(1 << 14), cuts_before_four_bytes_(unreachable.empty()) {
     for (std::uint32_t code_point = 0; code_point < kPlane; ++code_point)
         flags_[code_point] = flags_of(class_of(code_point));
     if (pattern.contractions == Contractions::unicode_case) flags_[0x17F] |= kHard;
@@ -71,6 +73,7 @@ void ScanTable::note_borders(Bytes token) {
         while (right_end < token.size() && is_tail(token[right_end])) ++right_end;
         const bool wide = byte_at(&token[border]) >= 0xE0 && byte_at(&token[border - 1]) >= 0x80;
         if (wide) note_border(token.substr(left, border - left), token.substr(border, right_end - border));
+        if (wide && is_four_byte_lead(token[border])) cuts_before_four_bytes_ = false;
         left = border;
     }
 }
@@ -78,19 +81,22 @@ void ScanTable::note_borders(Bytes token) {
 void ScanTable::note_border(Bytes left, Bytes right) {
     if (is_whole(left) && is_whole(right)) {
         if (left.size() != 3 || right.size() != 3) return;
-        const std::uint32_t bit = bit_of(code_point_of_three(left), code_point_of_three(right));
-        adjoin_[bit / 64] |= std::uint64_t{1} << (bit % 64);
+        const Bits bits = bits_of(code_point_of_three(left), code_point_of_three(right));
+        adjoin_[bits.word] |= bits.mask;
     } else if (is_whole(left)) {
         if (left.size() == 3) flags_[code_point_of_three(left)] |= kJoinsRight;
     } else if (is_whole(right)) {
         if (right.size() == 3) flags_[code_point_of_three(right)] |= kJoinsLeft;
-    } else if (left.size() <= 2 && std::all_of(left.begin(), left.end(), is_tail)) {
-        // A character's last byte tells its six lowest bits, the last two tell twelve.
-        std::uint32_t code_point = 0;
-        for (const char& tail : left) code_point = code_point << 6 | (byte_at(&tail) & 0x3Fu);
-        for (; code_point < kPlane; code_point += 1u << 6 * left.size())
-            if (code_point >= 0x800) flags_[code_point] |= kJoinsRight;
+    } else {
+        halves_[byte_at(&left.back()) & 0x3F] |= static_cast<std::uint16_t>(1u << (byte_at(&right[0]) & 0x0F));
     }
+}
+
+std::size_t ScanTable::first_cut(Bytes pretoken) const {
+    if (!cuts_before_four_bytes_ || pretoken.size() <= kShortPretoken) return pretoken.size();
+    std::size_t cut = 1;
+    while (cut < pretoken.size() && !(is_four_byte_lead(pretoken[cut]) && byte_at(&pretoken[cut - 1]) >= 0x80)) ++cut;
+    return std::min(cut, pretoken.size());
 }
 
 }  // namespace bpetok

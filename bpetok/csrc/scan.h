@@ -6,6 +6,7 @@
 // the block early; if that leaves nothing of it, `pretoken_end` finds one pretoken.
 #pragma once
 
+#include <array>
 #include <vector>
 
 #include "merges.h"
@@ -36,15 +37,25 @@ class ScanTable {
     // Flags of a character of the basic plane.
     std::uint8_t flags(std::uint32_t code_point) const { return flags_[code_point]; }
     std::uint8_t flags_beyond(std::uint32_t code_point) const { return flags_of(class_of(code_point)); }
-    // False if no token has these characters of three bytes side by side; true if one may.
+    // False if no token has these characters of three bytes side by side, nor halves of both; true if one may.
     bool adjoin(std::uint32_t left, std::uint32_t right) const {
-        const std::uint32_t bit = bit_of(left, right);
-        return adjoin_[bit / 64] >> (bit % 64) & 1;
+        const Bits bits = bits_of(left, right);
+        return (adjoin_[bits.word] & bits.mask) == bits.mask || halves_[left & 0x3F] >> (right >> 12) & 1;
     }
+    // Where the first part ends that no merge crosses: before a character of four bytes behind another character that
+    // is not ASCII, if no token has such bytes side by side; else at the end. For pretokens that the scanner left
+    // whole.
+    std::size_t first_cut(Bytes pretoken) const;
 
   private:
-    static std::uint32_t bit_of(std::uint32_t left, std::uint32_t right) {
-        return (left * 0x9E3779B1u + right * 0x85EBCA6Bu) >> 12;
+    // Two bits of one word: where only one of them is some other pair's, the word tells the pairs apart.
+    struct Bits {
+        std::uint32_t word;
+        std::uint64_t mask;
+    };
+    static Bits bits_of(std::uint32_t left, std::uint32_t right) {
+        const std::uint32_t hash = left * 0x9E3779B1u + right * 0x85EBCA6Bu;
+        return {hash >> 18, std::uint64_t{1} << (hash >> 12 & 63) | std::uint64_t{1} << (hash >> 6 & 63)};
     }
     std::uint8_t flags_of(CharClass cls) const;
     void note_borders(Bytes token);
@@ -53,7 +64,10 @@ class ScanTable {
 
     Pattern pattern_;
     std::vector<std::uint8_t> flags_;    // by code point below 65,536
-    std::vector<std::uint64_t> adjoin_;  // 2^20 bits
+    std::vector<std::uint64_t> adjoin_;  // 2^14 words
+    std::array<std::uint16_t, 64>
+        halves_{};  // by a character's last six bits: first halves (four bits) behind its last
+    bool cuts_before_four_bytes_;
 };
 
 }  // namespace bpetok

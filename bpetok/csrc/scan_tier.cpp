@@ -58,16 +58,42 @@ inline unsigned sure_before(unsigned place, Mask blank) {
     return others ? highest(others) + 2 : 1;
 }
 
+// The letters of three bytes, one after the other, and whether no merge crosses the border to the one before.
+class WideLetters {
+  public:
+    explicit WideLetters(const ScanTable& table) : table_(table) {}
+
+    // The bit of this letter's place if there is a cut before it.
+    Mask cut_before(unsigned place, std::uint32_t code_point, std::uint8_t flags) {
+        const bool cut = place == end_ && !(flags_ & ScanTable::kJoinsRight) && !(flags & ScanTable::kJoinsLeft) &&
+                         !table_.adjoin(code_point_, code_point);
+        code_point_ = code_point;
+        flags_ = flags;
+        end_ = place + 3;
+        return static_cast<Mask>(cut) << place;
+    }
+
+  private:
+    const ScanTable& table_;
+    std::uint32_t code_point_ = 0;  // of the last letter
+    std::uint8_t flags_ = 0;
+    unsigned end_ = kBlock;
+};
+
 // Adds the characters that are not ASCII.
 template <Family family>
 void classify_wide(const ScanTable& table, const char* p, Mask leads, Classes& c) {
-    std::uint32_t left = 0;  // the character of three bytes before this one
-    std::uint8_t left_flags = 0;
-    unsigned left_end = kBlock;  // where it ends
+    constexpr std::uint8_t kJoins = ScanTable::kJoinsLeft | ScanTable::kJoinsRight;
+    WideLetters letters(table);
     for (; leads; leads &= leads - 1) {
         const unsigned place = lowest(leads);
         const WideChar wide = read_wide(p + place);
         std::uint8_t flags = wide.bytes < 4 ? table.flags(wide.code_point) : table.flags_beyond(wide.code_point);
+        if (wide.bytes == 3 && (flags & ~kJoins) == ScanTable::kLetter) {
+            c.letter |= Mask{7} << place;
+            c.cut |= letters.cut_before(place, wide.code_point, flags);
+            continue;
+        }
         if (family == Family::gpt4o && flags & ScanTable::kMark)
             flags |= place > 0 && c.letter >> (place - 1) & 1 ? ScanTable::kLetter : ScanTable::kHard;
         if (flags & ScanTable::kHard) {
@@ -81,13 +107,7 @@ void classify_wide(const ScanTable& table, const char* p, Mask leads, Classes& c
             c.upper |= when(flags & ScanTable::kUpper, bits);
             c.lower |= when(flags & ScanTable::kLower, bits);
         }
-        if (wide.bytes != 3 || !(flags & ScanTable::kLetter)) continue;
-        if (place == left_end && !(left_flags & ScanTable::kJoinsRight) && !(flags & ScanTable::kJoinsLeft) &&
-            !table.adjoin(left, wide.code_point))
-            c.cut |= Mask{1} << place;
-        left = wide.code_point;
-        left_flags = flags;
-        left_end = place + 3;
+        if (wide.bytes == 3 && flags & ScanTable::kLetter) c.cut |= letters.cut_before(place, wide.code_point, flags);
     }
 }
 
@@ -252,11 +272,22 @@ inline std::size_t write_places(Mask mask, const char* p, const char** out) {
     return n;
 }
 
+// Goes on to the next cut in a pretoken whose end is known, or to that.
+void next_part(const ScanTable& table, Rest& rest) {
+    rest.position += table.first_cut({rest.position, rest.known_end});
+    if (rest.position == rest.known_end) rest.pretoken = rest.position;
+}
+
 template <Family family>
 std::size_t scan_family(const ScanTable& table, Rest& rest, const char** starts) {
     std::array<char, kBlock + 4> padded;
     std::size_t n = 0;
     while (n < kScanChunk && rest.position < rest.end) {
+        if (rest.position < rest.known_end) [[unlikely]] {
+            starts[n++] = rest.position;
+            next_part(table, rest);
+            continue;
+        }
         const auto left = static_cast<std::size_t>(rest.end - rest.position);
         Text text{rest.position, rest.position, rest.end, kBlock};
         if (left < kBlock) {
@@ -270,15 +301,14 @@ std::size_t scan_family(const ScanTable& table, Rest& rest, const char** starts)
         const Mask places = begins | 1 | (found.cut & below(found.sure));
         if (found.sure == left) {
             n += write_places(places, rest.position, starts + n);
-            rest = {rest.end, rest.end, rest.end};
+            rest.position = rest.end;
         } else if (places > 1) {
             const unsigned next = highest(places);
             n += write_places(places & below(next), rest.position, starts + n);
             if (begins) rest.pretoken = rest.position + highest(begins);
             rest.position += next;
         } else {
-            starts[n++] = rest.position;
-            rest.position = rest.pretoken = pretoken_end(table.pattern(), rest.pretoken, rest.end);
+            rest.known_end = pretoken_end(table.pattern(), rest.pretoken, rest.end);
         }
     }
     return n;
@@ -293,8 +323,9 @@ std::size_t scan(const ScanTable& table, Rest& rest, const char** starts) {
         case Family::gpt4o: return scan_family<Family::gpt4o>(table, rest, starts);
         case Family::none: break;
     }
+    rest.known_end = rest.end;
     starts[0] = rest.position;
-    rest = {rest.end, rest.end, rest.end};
+    next_part(table, rest);
     return 1;
 }
 

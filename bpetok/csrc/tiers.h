@@ -15,8 +15,12 @@ class ScanTable;
 
 // What is left of a text: [position, end), valid UTF-8.
 struct Rest {
-    const char* pretoken;  // where the pretoken at `position` begins: there, or before if that is a cut in a word
+    explicit Rest(Bytes text)
+        : pretoken(text.data()), position(text.data()), known_end(text.data()), end(text.data() + text.size()) {}
+
+    const char* pretoken;  // where the pretoken at `position` begins: there, or before if that is a cut in it
     const char* position;
+    const char* known_end;  // where it ends, if that is known; else not behind `position`
     const char* end;
 };
 

@@ -13,6 +13,9 @@ constexpr std::size_t kManyIds = 15;
 // Text of this size, met in one call or in several, pays for a cache that holds the vocabulary.
 constexpr std::size_t kLargeText = 1 << 18;
 
+// More room than this is not kept from call to call.
+constexpr std::size_t kMostKept = 1 << 24;
+
 // One for the process, so that nobody can prepare text whose pretokens meet in one place.
 std::uint64_t hash_seed() {
     static const std::uint64_t seed = [] {
@@ -43,7 +46,8 @@ Workspace::Workspace(const Tables& tables)
     : tables_(tables),
       key_of_(hash_seed()),
       short_(short_slots(tables.cache_bytes), key_of_),
-      long_(tables.cache_bytes * 7 / 16) {}
+      long_(tables.cache_bytes * 7 / 16),
+      long_merger_(tables.merges) {}
 
 void Workspace::expect(std::size_t bytes) {
     const bool pays = bytes >= kLargeText || short_.used() * 16 >= kLargeText;
@@ -66,7 +70,7 @@ void Workspace::expect(std::size_t bytes) {
 void Workspace::encode(Bytes text, IdBuffer& ids) {
     const Tier& tier = tier_in_use();
     const char* end = text.data() + text.size();
-    for (Rest rest{text.data(), text.data(), end}; rest.position < end;) {
+    for (Rest rest(text); rest.position < end;) {
         const std::size_t n = tier.scan(tables_.scan, rest, starts_.data());
         starts_[n] = rest.position;
         load_keys(n, end);
@@ -78,7 +82,7 @@ std::size_t Workspace::count(Bytes text) {
     const Tier& tier = tier_in_use();
     const char* end = text.data() + text.size();
     std::size_t total = 0;
-    for (Rest rest{text.data(), text.data(), end}; rest.position < end;) {
+    for (Rest rest(text); rest.position < end;) {
         const std::size_t n = tier.scan(tables_.scan, rest, starts_.data());
         starts_[n] = rest.position;
         load_keys(n, end);
@@ -127,10 +131,13 @@ std::size_t Workspace::count(Bytes text) {
             out += slot->count();
             continue;
         }
-        const Ids found = resolve(keys_[i], pretoken(i));
         ids.extend_to(out);
-        out = ids.room(found.size + (n - i) * ShortCache::kMaxIds);
-        out = std::copy(found.data, found.data + found.size, out);
+        if (pretoken(i).size() > LongCache::kMaxBytes) {
+            merge_long(pretoken(i), ids);
+        } else {
+            ids.append(resolve(keys_[i], pretoken(i)));
+        }
+        out = ids.room((n - i) * ShortCache::kMaxIds);
     }
     ids.extend_to(out);
 }
@@ -145,7 +152,7 @@ std::size_t Workspace::count(Bytes text) {
             slot = merge_missing(i, n);
         }
         const bool known = slot && slot->count() != kManyIds;
-        total += known ? slot->count() : resolve(keys_[i], pretoken(i)).size;
+        total += known ? slot->count() : resolve(keys_[i], pretoken(i)).size();
     }
     return total;
 }
@@ -190,7 +197,7 @@ void Workspace::merge_group(std::span<const std::uint16_t> group) {
         if (const auto [data, size] = long_.find(key.hash, pretoken); data) return {data, size};
     }
     const Ids ids = merge(pretoken);
-    keep(key, pretoken, ids.data, ids.size);
+    keep(key, pretoken, ids.data(), ids.size());
     return ids;
 }
 
@@ -202,8 +209,22 @@ void Workspace::keep(const PretokenKey& key, Bytes pretoken, const Id* ids, std:
 }
 
 Workspace::Ids Workspace::merge(Bytes pretoken) {
-    if (merged_.size() < pretoken.size()) merged_.resize(pretoken.size());
-    return {merged_.data(), tables_.merges.encode(pretoken, merged_.data())};
+    if (pretoken.size() > kShortPretoken) {
+        long_ids_.clear();
+        long_ids_.expect(pretoken.size());
+        merge_long(pretoken, long_ids_);
+        return {long_ids_.data(), long_ids_.size()};
+    }
+    const Id whole = tables_.merges.find_unreachable(pretoken);
+    if (whole == kNoId) return {short_ids_.data(), tables_.merges.merge(pretoken, short_ids_.data())};
+    short_ids_[0] = whole;
+    return {short_ids_.data(), 1};
+}
+
+void Workspace::merge_long(Bytes pretoken, IdBuffer& ids) {
+    const Id whole = tables_.merges.find_unreachable(pretoken);
+    if (whole == kNoId) return long_merger_.merge(pretoken, ids);
+    ids.append({&whole, 1});
 }
 
 Workspace::Ids Workspace::look_up(Bytes pretoken) {
@@ -213,12 +234,19 @@ Workspace::Ids Workspace::look_up(Bytes pretoken) {
     return known ? Ids{slot->ids, slot->count()} : resolve(key, pretoken);
 }
 
-void Workspace::encode_pretoken(Bytes pretoken, IdBuffer& ids) {
-    const Ids found = look_up(pretoken);
-    Id* out = ids.room(found.size);
-    ids.extend_to(std::copy(found.data, found.data + found.size, out));
+void Workspace::tidy() {
+    if (scratch_.capacity() > kMostKept) std::string().swap(scratch_);
+    if (long_ids_.capacity() * sizeof(Id) > kMostKept) long_ids_ = {};
 }
 
-std::size_t Workspace::count_pretoken(Bytes pretoken) { return look_up(pretoken).size; }
+void Workspace::encode_pretoken(Bytes pretoken, IdBuffer& ids) {
+    if (pretoken.size() > LongCache::kMaxBytes) {
+        merge_long(pretoken, ids);
+    } else {
+        ids.append(look_up(pretoken));
+    }
+}
+
+std::size_t Workspace::count_pretoken(Bytes pretoken) { return look_up(pretoken).size(); }
 
 }  // namespace bpetok

@@ -3,11 +3,13 @@
 
 #include <array>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "cache.h"
 #include "id_buffer.h"
 #include "long_cache.h"
+#include "long_merge.h"
 #include "merges.h"
 #include "scan.h"
 
@@ -46,11 +48,11 @@ class Workspace {
     // Room for the caller, kept from call to call.
     std::string& scratch() { return scratch_; }
 
+    // Gives back what a very long text has taken besides the caches. Void after it: what is in scratch().
+    void tidy();
+
   private:
-    struct Ids {
-        const Id* data;
-        std::size_t size;
-    };
+    using Ids = std::span<const Id>;
 
     void load_keys(std::size_t n, const char* end);
     void emit(std::size_t n, IdBuffer& ids);
@@ -62,6 +64,7 @@ class Workspace {
     Ids look_up(Bytes pretoken);
     Ids resolve(const PretokenKey& key, Bytes pretoken);
     Ids merge(Bytes pretoken);
+    void merge_long(Bytes pretoken, IdBuffer& ids);
     Bytes pretoken(std::size_t i) const { return {starts_[i], static_cast<std::size_t>(starts_[i + 1] - starts_[i])}; }
 
     const Tables& tables_;
@@ -70,7 +73,9 @@ class Workspace {
     LongCache long_;
     bool seeded_ = false;
     std::string scratch_;
-    std::vector<Id> merged_;
+    LongMerger long_merger_;
+    IdBuffer long_ids_;
+    std::array<Id, kShortPretoken> short_ids_;
     std::array<Merged, kMergeGroup> merged_group_;
     std::array<const char*, kScanRoom + 1> starts_;
     std::array<PretokenKey, kScanRoom> keys_;
