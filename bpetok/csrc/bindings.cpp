@@ -121,6 +121,7 @@ nb::object encode_batch_to_lists(PythonEncoder& self, nb::handle texts, std::siz
                                  const Specials* refused) {
     const Batch batch = encode_batch(self, texts, threads, {allowed, refused});
     const std::size_t n = batch.offsets.size() - 1;
+    const NoCollection no_collection;
     nb::object out = checked(PyList_New(static_cast<Py_ssize_t>(n)));
     for (std::size_t i = 0; i < n; ++i) {
         const std::int64_t begin = batch.offsets[i];

@@ -113,8 +113,8 @@ class Ids {
             }
         }
         if (PyList_CheckExact(ids.ptr())) {
-            copy_.reserve(static_cast<std::size_t>(PyList_GET_SIZE(ids.ptr())));
-            for (Py_ssize_t i = 0; i < PyList_GET_SIZE(ids.ptr()); ++i) add(PyList_GET_ITEM(ids.ptr(), i));
+            const nb::ft_object_guard alone(ids);  // for a Python without the GIL
+            add_list(ids.ptr());
         } else {
             for (nb::handle number : ids) add(number);
         }
@@ -126,6 +126,20 @@ class Ids {
     std::span<const Id> view() const { return view_; }
 
   private:
+    void add_list(PyObject* list) {
+        const Py_ssize_t size = PyList_GET_SIZE(list);
+        copy_.resize(static_cast<std::size_t>(size));
+        Py_ssize_t plain = 0;  // so many are plain integers
+        for (; plain < size; ++plain) {
+            const Py_ssize_t value = small_value(PyList_GET_ITEM(list, plain));
+            if (value < 0 || value > static_cast<Py_ssize_t>(kMaxId)) break;
+            copy_[static_cast<std::size_t>(plain)] = static_cast<Id>(value);
+        }
+        copy_.resize(static_cast<std::size_t>(plain));
+        // What others do to become integers may change the list.
+        for (; plain < PyList_GET_SIZE(list); ++plain) add(PyList_GET_ITEM(list, plain));
+    }
+
     void add(nb::handle number) {
         const Py_ssize_t value = small_value(number.ptr());
         copy_.push_back(value >= 0 && value <= static_cast<Py_ssize_t>(kMaxId) ? static_cast<Id>(value)

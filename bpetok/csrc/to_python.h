@@ -67,6 +67,20 @@ nb::object to_numpy(IdBuffer& ids) {
     return array;
 }
 
+// Keeps Python's collector of cycles from walking through many new lists again and again while they are made.
+class NoCollection {
+  public:
+    NoCollection() : was_on_(PyGC_Disable()) {}
+    NoCollection(const NoCollection&) = delete;
+    NoCollection& operator=(const NoCollection&) = delete;
+    ~NoCollection() {
+        if (was_on_) PyGC_Enable();
+    }
+
+  private:
+    int was_on_;
+};
+
 nb::bytes to_bytes(Bytes bytes) { return nb::bytes(bytes.data(), bytes.size()); }
 
 // Python's integers for ids, each made once: giving one away again is cheaper than making it.

@@ -1,5 +1,6 @@
 """Tokenizer: everything that `tiktoken.Encoding` does, done the same, and what goes beyond it."""
 
+import gc
 import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -385,6 +386,41 @@ def test_arrays_of_any_integers_are_decoded(small, dtype):
     assert small.decode(ids) == "lower"
     assert small.decode(ids[::-1][::-1]) == "lower"
     assert small.decode_with_offsets(ids)[0] == "lower"
+
+
+class AsInteger:
+    """Becomes the id 98, and does something else as well."""
+
+    def __init__(self, also=lambda: None):
+        self.also = also
+
+    def __index__(self):
+        self.also()
+        return 98
+
+
+def test_lists_of_whatever_can_be_an_integer_are_decoded(small):
+    assert small.decode_bytes([97, AsInteger(), np.int64(99), 0, np.uint8(100), True]) == b"abc\x00d\x01"
+
+
+def test_a_list_that_changes_while_it_is_read_is_read_as_it_is_then(small):
+    ids = [97]
+    ids += [AsInteger(also=lambda: ids.append(99)), 100]
+    assert small.decode_bytes(ids) == b"abdc"
+    ids = [97]
+    ids += [AsInteger(also=ids.clear), *[100] * 1000]
+    assert small.decode_bytes(ids) == b"ab"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_a_batch_of_lists_leaves_the_collector_of_cycles_as_it_was(small, small_text, on):
+    was_on = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        small.encode_ordinary_batch([small_text] * 10)
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 def test_the_ids_do_not_depend_on_what_other_threads_do(small, small_text):
