@@ -79,6 +79,13 @@ std::vector<std::size_t> share_starts(const std::vector<Piece>& pieces) {
     return starts;
 }
 
+// Asks for the begin of a text that comes next: the processor itself foresees only what lies behind what it reads.
+void prefetch(const Text& text) {
+    constexpr std::size_t kMost = 8192, kLine = 64;
+    const char* begin = static_cast<const char*>(text.data);
+    for (std::size_t i = 0; i < std::min(text.memory(), kMost); i += kLine) __builtin_prefetch(begin + i, 0, 2);
+}
+
 std::size_t total_memory(std::span<const Text> texts) {
     std::size_t total = 0;
     for (const Text& text : texts) total += text.memory();
@@ -203,6 +210,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
         Lease lease(*this, memory);
         batch.ids.expect(memory);
         for (std::size_t i = 0; i < texts.size(); ++i) {
+            if (i + 1 < texts.size()) prefetch(texts[i + 1]);
             lease.encode(texts[i], rules, batch.ids);
             batch.offsets[i + 1] = static_cast<std::int64_t>(batch.ids.size());
         }
@@ -223,6 +231,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     parallel_for(shares.size(), threads, [&](std::size_t share) {
         Lease lease(*this, memory);
         for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
+            if (i + 1 < starts[share + 1]) prefetch(pieces.list()[i + 1].part);
             const std::size_t before = shares[share].size();
             lease.encode(pieces.list()[i].part, rules, shares[share]);
             sizes[i] = shares[share].size() - before;
@@ -243,7 +252,10 @@ std::vector<std::int64_t> Encoder::count_batch(std::span<const Text> texts, std:
     std::vector<std::size_t> sizes(pieces.list().size());
     parallel_for(starts.size() - 1, threads, [&](std::size_t share) {
         Lease lease(*this, memory);
-        for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) sizes[i] = lease.count(pieces.list()[i].part);
+        for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
+            if (i + 1 < starts[share + 1]) prefetch(pieces.list()[i + 1].part);
+            sizes[i] = lease.count(pieces.list()[i].part);
+        }
     });
     std::vector<std::int64_t> counts(texts.size());
     for (std::size_t i = 0; i < sizes.size(); ++i) counts[pieces.list()[i].text] += static_cast<std::int64_t>(sizes[i]);
