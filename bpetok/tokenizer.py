@@ -202,7 +202,7 @@ class Tokenizer:
         return self._encoder.count_batch(text, _checked_threads(num_threads))
 
     def clear_cache(self) -> None:
-        """Gives back the memory of the caches of pretokens that no call is using."""
+        """Gives back the memory that is kept for calls to come: the caches of pretokens, and that of dropped arrays."""
         self._encoder.clear_cache()
 
     def encode_single_token(self, text_or_bytes: Text) -> int:

@@ -119,7 +119,7 @@ Batch encode_batch(const PythonEncoder& self, nb::handle sequence, std::size_t t
 
 nb::object encode_batch_to_lists(PythonEncoder& self, nb::handle texts, std::size_t threads, const Specials* allowed,
                                  const Specials* refused) {
-    const Batch batch = encode_batch(self, texts, threads, {allowed, refused});
+    Batch batch = encode_batch(self, texts, threads, {allowed, refused});
     const std::size_t n = batch.offsets.size() - 1;
     const NoCollection no_collection;
     nb::object out = checked(PyList_New(static_cast<Py_ssize_t>(n)));
@@ -129,6 +129,7 @@ nb::object encode_batch_to_lists(PythonEncoder& self, nb::handle texts, std::siz
             self.integers.list(batch.ids.data() + begin, static_cast<std::size_t>(batch.offsets[i + 1] - begin));
         PyList_SET_ITEM(out.ptr(), static_cast<Py_ssize_t>(i), list.release().ptr());
     }
+    recycle(std::make_unique<IdBuffer>(std::move(batch.ids)));
     return out;
 }
 

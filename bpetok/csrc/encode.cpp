@@ -9,8 +9,27 @@ namespace {
 // A thread takes about this many bytes at a time: long enough to be worth it, short enough to share evenly.
 constexpr std::size_t kShareBytes = 1 << 18;
 
-// Room for the ids of a long text is asked for at once, as many as it may have: one for each byte.
+// A text of this size gets room for its ids at once.
 constexpr std::size_t kLongText = 1 << 20;
+
+// Ids of so many bytes are recycled.
+constexpr std::size_t kLeastRecycled = 1 << 20, kMostRecycled = 32 << 20;
+
+IdlePool<IdBuffer, 1>& spare_ids() {
+    static IdlePool<IdBuffer, 1> spare;
+    return spare;
+}
+
+// Room for as many ids as the text may have: one for each byte.
+IdBuffer room_for(std::size_t bytes_of_text) {
+    IdBuffer ids;
+    if (bytes_of_text >= kLongText) {
+        if (const auto spare = spare_ids().take()) ids = std::move(*spare);
+    }
+    ids.clear();
+    ids.expect(bytes_of_text);
+    return ids;
+}
 
 // Visits the parts of bytes that are valid UTF-8, and the invalid runs between them.
 template <class Valid, class Invalid>
@@ -116,6 +135,11 @@ IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
 
 }  // namespace
 
+void recycle(std::unique_ptr<IdBuffer> ids) {
+    const std::size_t used = ids->size() * sizeof(Id);
+    if (kLeastRecycled <= used && used <= kMostRecycled) spare_ids().give(std::move(ids));
+}
+
 class Encoder::Lease {
   public:
     Lease(const Encoder& encoder, std::size_t bytes) : encoder_(encoder), workspace_(encoder.idle_.take()) {
@@ -179,8 +203,13 @@ Encoder::Encoder(const std::vector<Token>& tokens, Pattern pattern, std::size_t 
     : tables_(tokens, pattern, cache_bytes) {}
 
 void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const {
-    if (text.memory() >= kLongText) ids.expect(text.memory());
+    if (ids.size() == 0 && text.memory() >= kLongText) ids = room_for(text.memory());
     Lease(*this, text.memory()).encode(text, rules, ids);
+}
+
+void Encoder::clear_cache() const {
+    idle_.clear();
+    spare_ids().clear();
 }
 
 std::size_t Encoder::count(const Text& text) const { return Lease(*this, text.memory()).count(text); }
@@ -208,7 +237,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     batch.offsets.resize(texts.size() + 1);
     if (threads <= 1) {
         Lease lease(*this, memory);
-        batch.ids.expect(memory);
+        batch.ids = room_for(memory);
         for (std::size_t i = 0; i < texts.size(); ++i) {
             if (i + 1 < texts.size()) prefetch(texts[i + 1]);
             lease.encode(texts[i], rules, batch.ids);

@@ -34,8 +34,8 @@ void parallel_for(std::size_t n, std::size_t threads, Work&& work) {
     if (failure) std::rethrow_exception(failure);
 }
 
-// Objects that wait for the next call to borrow them. It has no lock, so that a fork finds none held.
-template <class T>
+// Up to `most` objects that wait for the next call to borrow them. It has no lock, so that a fork finds none held.
+template <class T, std::size_t most = 64>
 class IdlePool {
   public:
     IdlePool() = default;
@@ -67,7 +67,7 @@ class IdlePool {
     }
 
   private:
-    std::array<std::atomic<T*>, 64> places_{};
+    std::array<std::atomic<T*>, most> places_{};
 };
 
 // A pointer that threads may read while another changes it.

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "id_buffer.h"
+#include "encode.h"
 
 namespace nb = nanobind;
 
@@ -29,13 +29,18 @@ void load_numpy() {
 template <class T>
 constexpr int kNumpyType = sizeof(T) == 4 ? NPY_UINT32 : NPY_INT64;
 
+void done_with(std::unique_ptr<IdBuffer> ids) { recycle(std::move(ids)); }
+
+template <class Owner>
+void done_with(std::unique_ptr<Owner>) {}
+
 // An array that takes over the memory that `owner` holds.
 template <class T, class Owner>
 nb::object to_numpy(T* data, std::size_t size, std::unique_ptr<Owner> owner) {
     load_numpy();
     npy_intp shape = static_cast<npy_intp>(size);
     nb::object array = checked(PyArray_SimpleNewFromData(1, &shape, kNumpyType<T>, data));
-    nb::capsule base(owner.get(), [](void* p) noexcept { delete static_cast<Owner*>(p); });
+    nb::capsule base(owner.get(), [](void* p) noexcept { done_with(std::unique_ptr<Owner>(static_cast<Owner*>(p))); });
     owner.release();
     if (PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(array.ptr()), base.release().ptr()) < 0)
         throw nb::python_error();

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
 import bpetok
@@ -98,6 +99,37 @@ def test_clearing_the_cache_gives_its_memory_back(encoding):
     encoding("cl100k_base")
     script = RANDOM_TEXT + "encode(60); full = megabytes(); tok.clear_cache(); print(full - megabytes())"
     assert memory(script, "cl100k_base")[0] > 40
+
+
+@needs_proc
+def test_the_memory_of_a_dropped_array_is_kept_for_the_next_until_the_cache_is_cleared(encoding):
+    encoding("cl100k_base")
+    script = """
+texts = ["a b c d e f g "] * 400_000  # ids of 11 MB
+ids = tok.encode_batch_to_numpy(texts, num_threads=1)
+tok.clear_cache()
+full = megabytes()
+del ids
+kept = megabytes()
+tok.clear_cache()
+print(full - kept, kept - megabytes())
+"""
+    dropped, cleared = memory(script, "cl100k_base")
+    assert dropped < 5 < 9 < cleared
+
+
+def test_arrays_that_are_alive_share_no_memory(small, small_text):
+    texts = [small_text * 40] * 10
+    first, _ = small.encode_batch_to_numpy(texts)
+    expected = first.copy()
+    for _ in range(3):
+        other, _ = small.encode_batch_to_numpy([text[::-1] for text in texts])
+        third = small.encode_to_numpy("".join(texts))
+        assert not np.shares_memory(first, other)
+        assert not np.shares_memory(third, other)
+        del other
+    assert np.array_equal(first, expected)
+    assert np.array_equal(third, small.encode("".join(texts)))
 
 
 @needs_proc
