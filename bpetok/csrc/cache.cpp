@@ -90,12 +90,16 @@ void ShortCache::put(const Slot& slot, std::uint64_t hash) {
     place[way] = slot;
 }
 
-void ShortCache::insert(const PretokenKey& key, const Id* ids, std::size_t n) {
+void ShortCache::insert(const PretokenKey& key, std::span<const Id> ids, std::size_t count) {
     const std::size_t slots = mask_ + 1;
     if (used_ * 2 > slots && slots < most_) reserve(slots * kGrowth);
-    Slot slot{key.low, key.high | static_cast<std::uint64_t>(n) << 60, {}};
-    std::copy(ids, ids + std::min(n, kMaxIds), slot.ids);
+    Slot slot{key.low, key.high | static_cast<std::uint64_t>(count) << 60, {}};
+    std::copy(ids.begin(), ids.end(), slot.ids);
     put(slot, key.hash);
+}
+
+void ShortCache::change(const Slot* slot, std::span<const Id> ids) {
+    std::copy(ids.begin(), ids.end(), slots_[slot - slots_].ids);
 }
 
 LongCache::LongCache(std::size_t most)
@@ -118,10 +122,7 @@ LongCache::Ids LongCache::find(std::uint64_t hash, Bytes pretoken) const {
 
 void LongCache::insert(std::uint64_t hash, Bytes pretoken, const Id* ids, std::size_t n) {
     const std::size_t size = n + (pretoken.size() + sizeof(Id) - 1) / sizeof(Id);
-    if (arena_used_ + size > arena_ids_) {
-        std::memset(slots_.as<char>(), 0, (mask_ + 1) * sizeof(Slot));
-        arena_used_ = used_ = 0;
-    }
+    make_room(size);
     if (used_ * 2 > mask_ && mask_ + 1 < most_slots_) grow();
     Slot& slot = free_way(hash);
     used_ += slot.hash == 0;
@@ -131,6 +132,21 @@ void LongCache::insert(std::uint64_t hash, Bytes pretoken, const Id* ids, std::s
     std::copy(ids, ids + n, place);
     std::memcpy(place + n, pretoken.data(), pretoken.size());
     arena_used_ += size;
+}
+
+LongCache::Place LongCache::add(const Id* ids, std::size_t n) {
+    make_room(n);
+    std::copy(ids, ids + n, arena_.as<Id>() + arena_used_);
+    const auto begin = static_cast<std::uint32_t>(std::exchange(arena_used_, arena_used_ + n));
+    return {begin, static_cast<std::uint32_t>(n), age_};
+}
+
+// Room in the arena, if need be by forgetting all.
+void LongCache::make_room(std::size_t size) {
+    if (arena_used_ + size <= arena_ids_) return;
+    std::memset(slots_.as<char>(), 0, (mask_ + 1) * sizeof(Slot));
+    arena_used_ = used_ = 0;
+    ++age_;
 }
 
 void LongCache::grow() {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstring>
 #include <memory>
+#include <span>
 
 #include "hash.h"
 #include "types.h"
@@ -125,9 +126,12 @@ class ShortCache {
         return nullptr;
     }
 
-    // Requires: n is 1 to 15; the key is not here. Of more than kMaxIds only the number is kept. Void after it: every
-    // Slot* given before.
-    void insert(const PretokenKey& key, const Id* ids, std::size_t n);
+    // Requires: at most kMaxIds ids, or what the caller keeps in their place; a count of 1 to 15; the key is not here.
+    // Void after it: every Slot* given before.
+    void insert(const PretokenKey& key, std::span<const Id> ids, std::size_t count);
+
+    // Other ids for a slot that `find` gave.
+    void change(const Slot* slot, std::span<const Id> ids);
 
     // Makes room for `slots`, as far as allowed.
     void reserve(std::size_t slots);

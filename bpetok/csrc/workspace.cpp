@@ -7,7 +7,7 @@
 namespace bpetok {
 namespace {
 
-// A slot with this many ids says: look in the long cache.
+// A slot with this many ids holds the place of more in the long cache.
 constexpr std::size_t kManyIds = 15;
 
 // Text of this size, met in one call or in several, pays for a cache that holds the vocabulary.
@@ -63,7 +63,7 @@ void Workspace::expect(std::size_t bytes) {
             short_.prefetch(keys_[i].hash);
         }
         for (std::size_t i = 0; i < n; ++i)
-            if (!short_.find(keys_[i])) short_.insert(keys_[i], &seeds[i].id, 1);
+            if (!short_.find(keys_[i])) short_.insert(keys_[i], {&seeds[i].id, 1}, 1);
     }
 }
 
@@ -186,26 +186,37 @@ void Workspace::merge_group(std::span<const std::uint16_t> group) {
     tables_.merges.encode_group({pretokens.data(), group.size()}, merged_group_.data());
     for (std::size_t k = 0; k < group.size(); ++k) {
         if (!is_missing(group[k])) continue;  // it stands twice in the group
-        keep(keys_[group[k]], pretokens[k], merged_group_[k].ids.data(), merged_group_[k].size);
+        keep(keys_[group[k]], pretokens[k], {merged_group_[k].ids.data(), merged_group_[k].size});
     }
 }
 
 // The ids of a pretoken that the short cache does not hold; they last until the next call.
 [[gnu::noinline]] Workspace::Ids Workspace::resolve(const PretokenKey& key, Bytes pretoken) {
     if (tables_.cache_bytes == 0 || pretoken.size() > LongCache::kMaxBytes) return merge(pretoken);
-    if (key.is_long() || short_.find(key)) {
-        if (const auto [data, size] = long_.find(key.hash, pretoken); data) return {data, size};
+    LongCache::Ids known;
+    if (key.is_long()) {
+        known = long_.find(key.hash, pretoken);
+    } else if (const ShortCache::Slot* slot = short_.find(key)) {
+        known = long_.at({slot->ids[0], slot->ids[1], slot->ids[2]});
     }
+    if (known.data) return {known.data, known.size};
     const Ids ids = merge(pretoken);
-    keep(key, pretoken, ids.data(), ids.size());
+    keep(key, pretoken, ids);
     return ids;
 }
 
-// Puts a pretoken into the cache that is for it; a short one of many ids into both.
-void Workspace::keep(const PretokenKey& key, Bytes pretoken, const Id* ids, std::size_t n) {
-    const bool many = n > ShortCache::kMaxIds;
-    if (!key.is_long() && !short_.find(key)) short_.insert(key, ids, many ? kManyIds : n);
-    if (key.is_long() || many) long_.insert(key.hash, pretoken, ids, n);
+// Puts a pretoken into the cache that is for it. Of a short one of many ids, the long cache has the ids, and the short
+// one where they are.
+void Workspace::keep(const PretokenKey& key, Bytes pretoken, Ids ids) {
+    if (key.is_long()) return long_.insert(key.hash, pretoken, ids.data(), ids.size());
+    if (ids.size() <= ShortCache::kMaxIds) return short_.insert(key, ids, ids.size());
+    const LongCache::Place place = long_.add(ids.data(), ids.size());
+    const std::array<Id, 3> words{place.begin, place.size, place.age};
+    if (const ShortCache::Slot* slot = short_.find(key)) {
+        short_.change(slot, words);
+    } else {
+        short_.insert(key, words, kManyIds);
+    }
 }
 
 Workspace::Ids Workspace::merge(Bytes pretoken) {

@@ -60,7 +60,7 @@ class Workspace {
     const ShortCache::Slot* merge_missing(std::size_t from, std::size_t n);
     bool is_missing(std::size_t i) const;
     void merge_group(std::span<const std::uint16_t> group);
-    void keep(const PretokenKey& key, Bytes pretoken, const Id* ids, std::size_t n);
+    void keep(const PretokenKey& key, Bytes pretoken, Ids ids);
     Ids look_up(Bytes pretoken);
     Ids resolve(const PretokenKey& key, Bytes pretoken);
     Ids merge(Bytes pretoken);
