@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 from bpetok import _core, formats, patterns
 from bpetok.errors import UnknownTokenError
@@ -108,13 +108,13 @@ class Tokenizer:
             return self._encoder.encode(text, None, self._all_specials)
         allowed, refused = self._rules(allowed_special, disallowed_special)
         if self._needs_regex:
-            return list(map(int, self._encode_by_regex(text, allowed, refused)))
+            return _list(self._encode_by_regex(text, allowed, refused))
         return self._encoder.encode(text, allowed, refused)
 
     def encode_ordinary(self, text: Text) -> list[int]:
         """The ids of a text in which special tokens are text: `encode(text, disallowed_special=())`."""
         if self._needs_regex:
-            return list(map(int, self._encode_by_regex(text)))
+            return _list(self._encode_by_regex(text))
         return self._encoder.encode(text)
 
     def encode_to_numpy(
@@ -146,7 +146,7 @@ class Tokenizer:
         """
         allowed, refused = self._rules(allowed_special, disallowed_special)
         if self._needs_regex:
-            return [list(map(int, self._encode_by_regex(one, allowed, refused))) for one in text]
+            return [_list(self._encode_by_regex(one, allowed, refused)) for one in text]
         return self._encoder.encode_batch(text, _checked_threads(num_threads), allowed, refused)
 
     def encode_ordinary_batch(self, text: Sequence[Text], *, num_threads: int = 8) -> list[list[int]]:
@@ -260,10 +260,12 @@ class Tokenizer:
 
     def decode_batch(self, batch: Sequence[Ids], *, errors: str = "replace", num_threads: int = 8) -> list[str]:
         """The text of each list of ids. (`num_threads` is taken for tiktoken's sake.)"""
+        _checked_threads(num_threads)
         return [self.decode(tokens, errors) for tokens in batch]
 
     def decode_bytes_batch(self, batch: Sequence[Ids], *, num_threads: int = 8) -> list[bytes]:
         """The bytes of each list of ids. (`num_threads` is taken for tiktoken's sake.)"""
+        _checked_threads(num_threads)
         return [self.decode_bytes(tokens) for tokens in batch]
 
     def decode_stream(self, tokens: Iterable[int], errors: str = "replace") -> Iterator[str]:
@@ -353,8 +355,10 @@ class Tokenizer:
     ) -> tuple[_core.Specials | None, _core.Specials | None]:
         """What to look for in text: the special tokens that become ids, and those that must not be there."""
         specials = frozenset(self._vocab.special_tokens)
-        allowed = specials if allowed_special == "all" else frozenset(allowed_special)
-        refused = specials - allowed if disallowed_special == "all" else frozenset(disallowed_special)
+        allowed = specials if allowed_special == "all" else _names("allowed_special", allowed_special)
+        refused = (
+            specials - allowed if disallowed_special == "all" else _names("disallowed_special", disallowed_special)
+        )
         return self._specials_of(allowed & specials), self._specials_of(refused)
 
     def _specials_of(self, texts: frozenset[str]) -> _core.Specials | None:
@@ -454,6 +458,21 @@ def _rebuild(kind: type[Tokenizer], vocab: Vocab, cache_mb: int) -> Tokenizer:
 
 
 def _checked_threads(num_threads: int) -> int:
+    if not isinstance(num_threads, SupportsIndex):
+        raise TypeError(f"num_threads must be an int, got {num_threads!r}")
     if num_threads < 1:
-        raise ValueError(f"encode: num_threads must be at least 1, got {num_threads}")
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
     return num_threads
+
+
+def _names(argument: str, value: Collection[str]) -> frozenset[str]:
+    if not isinstance(value, str) and isinstance(value, Iterable):
+        names = frozenset(value)
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise TypeError(f"{argument} must be 'all' or a collection of str, got {value!r}")
+
+
+def _list(ids: NDArray[np.uint32]) -> list[int]:
+    out: list[int] = ids.tolist()
+    return out

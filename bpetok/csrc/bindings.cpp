@@ -44,14 +44,18 @@ class CallIds {
     CallIds(const CallIds&) = delete;
     CallIds& operator=(const CallIds&) = delete;
     ~CallIds() {
-        if (ids_.capacity() <= kMostKept) kept() = std::move(ids_);
+        if (ids_.capacity() <= kMostKept) {
+            kept() = std::move(ids_);
+        } else {
+            recycle(std::move(ids_));
+        }
     }
 
     IdBuffer& operator*() { return ids_; }
     IdBuffer* operator->() { return &ids_; }
 
   private:
-    static constexpr std::size_t kMostKept = 1 << 14;
+    static constexpr std::size_t kMostKept = 1 << 14;  // ids
 
     static IdBuffer& kept() {
         static thread_local IdBuffer ids;
@@ -90,14 +94,18 @@ nb::tuple encode_stable(const PythonEncoder& self, const nb::bytes& text) {
     return nb::make_tuple(to_numpy(*ids), covered);
 }
 
+// Some at a time, so that what is noted of them stays near the processor.
 nb::object encode_pretokens(const PythonEncoder& self, nb::handle pretokens) {
-    const Texts texts(pretokens);
+    constexpr Py_ssize_t kSome = 4096;
+    const nb::object kept = checked(PySequence_Tuple(pretokens.ptr()));
+    const Py_ssize_t size = PyTuple_GET_SIZE(kept.ptr());
     CallIds ids;
-    {
+    std::vector<std::string> narrowed(kSome);
+    std::vector<Bytes> bytes;
+    for (Py_ssize_t begin = 0; begin < size; begin += kSome) {
+        const Texts texts(checked(PyTuple_GetSlice(kept.ptr(), begin, begin + kSome)));
         const NoGil no_gil;
-        std::vector<std::string> narrowed(texts.texts.size());
-        std::vector<Bytes> bytes;
-        bytes.reserve(texts.texts.size());
+        bytes.clear();
         for (const Text& text : texts.texts) bytes.push_back(narrow(text, narrowed[bytes.size()]).bytes());
         self.core.encode_pretokens(bytes, *ids);
     }
@@ -129,7 +137,7 @@ nb::object encode_batch_to_lists(PythonEncoder& self, nb::handle texts, std::siz
             self.integers.list(batch.ids.data() + begin, static_cast<std::size_t>(batch.offsets[i + 1] - begin));
         PyList_SET_ITEM(out.ptr(), static_cast<Py_ssize_t>(i), list.release().ptr());
     }
-    recycle(std::make_unique<IdBuffer>(std::move(batch.ids)));
+    recycle(std::move(batch.ids));
     return out;
 }
 

@@ -80,7 +80,7 @@ void ShortCache::reserve(std::size_t slots) {
     }
 }
 
-// In the first free way, else the last but the place's own.
+// In the first free way, else in the one behind the place's own.
 void ShortCache::put(const Slot& slot, std::uint64_t hash) {
     Slot* place = place_of(hash);
     std::size_t way = 0;

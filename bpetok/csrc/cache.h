@@ -97,8 +97,8 @@ class ZeroedMemory {
     void* data_ = nullptr;
 };
 
-// Short pretokens and what they become, up to four ids. Each stands in the first free one of eight
-// neighbouring slots; when they are taken, one is given up.
+// Short pretokens and what they become: up to four ids, or what the caller keeps in their place. Each stands in the
+// first free one of eight neighbouring slots; when they are taken, one is given up.
 class ShortCache {
   public:
     static constexpr std::size_t kMaxIds = 4;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <new>
 
 namespace bpetok {
 namespace {
@@ -12,15 +13,15 @@ constexpr std::size_t kShareBytes = 1 << 18;
 // A text of this size gets room for its ids at once.
 constexpr std::size_t kLongText = 1 << 20;
 
-// Ids of so many bytes are recycled.
-constexpr std::size_t kLeastRecycled = 1 << 20, kMostRecycled = 32 << 20;
+// The memory of ids is recycled that takes so many bytes, and of which so many addresses are known.
+constexpr std::size_t kLeastRecycled = 1 << 20, kMostRecycled = 32 << 20, kMostAddresses = 256 << 20;
 
 IdlePool<IdBuffer, 1>& spare_ids() {
     static IdlePool<IdBuffer, 1> spare;
     return spare;
 }
 
-// Room for as many ids as the text may have: one for each byte.
+// Room for as many ids as text that takes so many bytes is likely to have at most.
 IdBuffer room_for(std::size_t bytes_of_text) {
     IdBuffer ids;
     if (bytes_of_text >= kLongText) {
@@ -98,8 +99,9 @@ std::vector<std::size_t> share_starts(const std::vector<Piece>& pieces) {
     return starts;
 }
 
-// Asks for the begin of a text that comes next: the processor itself foresees only what lies behind what it reads.
-void prefetch(const Text& text) {
+// Asks for the begin of a text that comes next: the processor itself foresees only what lies behind what it reads. Two
+// pages are enough for it to go on by itself.
+void prefetch_begin(const Text& text) {
     constexpr std::size_t kMost = 8192, kLine = 64;
     const char* begin = static_cast<const char*>(text.data);
     for (std::size_t i = 0; i < std::min(text.memory(), kMost); i += kLine) __builtin_prefetch(begin + i, 0, 2);
@@ -123,7 +125,7 @@ IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
         begins.push_back(total);
         total += share.size();
     }
-    IdBuffer ids;
+    IdBuffer ids = room_for(total);
     Id* out = ids.room(total);
     parallel_for(shares.size(), threads, [&](std::size_t i) {
         std::copy(shares[i].data(), shares[i].data() + shares[i].size(), out + begins[i]);
@@ -135,9 +137,10 @@ IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
 
 }  // namespace
 
-void recycle(std::unique_ptr<IdBuffer> ids) {
-    const std::size_t used = ids->size() * sizeof(Id);
-    if (kLeastRecycled <= used && used <= kMostRecycled) spare_ids().give(std::move(ids));
+void recycle(IdBuffer&& ids) noexcept {
+    const std::size_t used = ids.size() * sizeof(Id);
+    if (used < kLeastRecycled || used > kMostRecycled || ids.capacity() * sizeof(Id) > kMostAddresses) return;
+    if (auto* spare = new (std::nothrow) IdBuffer(std::move(ids))) spare_ids().give(std::unique_ptr<IdBuffer>(spare));
 }
 
 class Encoder::Lease {
@@ -162,8 +165,7 @@ class Encoder::Lease {
         if (rules.allowed) {
             while (const auto found = rules.allowed->find(bytes, begin)) {
                 encode_ordinary(Text(bytes.substr(begin, found->begin - begin), narrowed.kind), ids);
-                *ids.room(1) = found->special->id;
-                ids.extend_to(ids.data() + ids.size() + 1);
+                ids.append({&found->special->id, 1});
                 begin = found->begin + found->special->text.size();
             }
         }
@@ -239,7 +241,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
         Lease lease(*this, memory);
         batch.ids = room_for(memory);
         for (std::size_t i = 0; i < texts.size(); ++i) {
-            if (i + 1 < texts.size()) prefetch(texts[i + 1]);
+            if (i + 1 < texts.size()) prefetch_begin(texts[i + 1]);
             lease.encode(texts[i], rules, batch.ids);
             batch.offsets[i + 1] = static_cast<std::int64_t>(batch.ids.size());
         }
@@ -260,7 +262,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     parallel_for(shares.size(), threads, [&](std::size_t share) {
         Lease lease(*this, memory);
         for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
-            if (i + 1 < starts[share + 1]) prefetch(pieces.list()[i + 1].part);
+            if (i + 1 < starts[share + 1]) prefetch_begin(pieces.list()[i + 1].part);
             const std::size_t before = shares[share].size();
             lease.encode(pieces.list()[i].part, rules, shares[share]);
             sizes[i] = shares[share].size() - before;
@@ -282,7 +284,7 @@ std::vector<std::int64_t> Encoder::count_batch(std::span<const Text> texts, std:
     parallel_for(starts.size() - 1, threads, [&](std::size_t share) {
         Lease lease(*this, memory);
         for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
-            if (i + 1 < starts[share + 1]) prefetch(pieces.list()[i + 1].part);
+            if (i + 1 < starts[share + 1]) prefetch_begin(pieces.list()[i + 1].part);
             sizes[i] = lease.count(pieces.list()[i].part);
         }
     });

@@ -1,7 +1,6 @@
 // encode.h: text -> ids. Slow twin: `RegexTokenizer.encode_ordinary` in reference.py.
 #pragma once
 
-#include <memory>
 #include <span>
 
 #include "id_buffer.h"
@@ -26,9 +25,9 @@ struct Batch {
     std::vector<std::int64_t> offsets;
 };
 
-// Keeps the memory of ids that are done with for the next batch, if it is large but not too large and none is kept yet:
-// the system clears the memory that it hands out, which is a tenth of what encoding costs.
-void recycle(std::unique_ptr<IdBuffer> ids);
+// Takes ids that are done with, and keeps their memory for the next long text or batch if it is large but not too large
+// and none is kept yet: the system clears the memory that it hands out, which is a tenth of what encoding costs.
+void recycle(IdBuffer&& ids) noexcept;
 
 // Encodes text with one vocabulary and one pattern; any thread may use it. Ids do not depend on the caches.
 class Encoder {

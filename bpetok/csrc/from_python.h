@@ -137,7 +137,7 @@ class Ids {
         }
         copy_.resize(static_cast<std::size_t>(plain));
         // What others do to become integers may change the list.
-        for (; plain < PyList_GET_SIZE(list); ++plain) add(PyList_GET_ITEM(list, plain));
+        for (; plain < PyList_GET_SIZE(list); ++plain) add(nb::borrow(PyList_GET_ITEM(list, plain)));
     }
 
     void add(nb::handle number) {

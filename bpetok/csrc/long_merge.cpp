@@ -25,20 +25,16 @@ void LongMerger::merge(Bytes text, IdBuffer& ids) {
         const std::span<const Id> merged = merge_window(window);
         const bool any_kept = ids.size() > before;
         if (any_kept && ids.back() != merged.front()) {
-            const std::size_t doubtful = begin - std::min(begin, size / 4);
-            do {
-                ids.drop_last();
-                if (ids.size() > before) begin -= table_.size_of(ids.back());
-            } while (ids.size() > before && begin > doubtful);
+            begin = step_back(ids, before, begin, size / 4);
             size *= 2;
             continue;
         }
-        const std::span<const Id> fresh = merged.subspan(any_kept);
+        const std::span<const Id> fresh = merged.subspan(any_kept ? 1 : 0);
         if (begin + window.size() == text.size()) return ids.append(fresh);
 
         const auto [count, last_begin] = sure_part(fresh, window.size());
         if (count == 0 || begin + last_begin <= furthest) {
-            size *= 2;
+            size *= 2;  // keeping it would lead to where it was, again and again
             continue;
         }
         ids.append(fresh.first(count));
@@ -47,7 +43,18 @@ void LongMerger::merge(Bytes text, IdBuffer& ids) {
     }
 }
 
-// How many of the last tokens of a window of `end` bytes are sure, and where the last one of them begins.
+// Drops the last token, which begins at `begin`, and those before it up to so many bytes before that; the first
+// `before` ids are not its own. Returns where the token begins that is the last one then.
+std::size_t LongMerger::step_back(IdBuffer& ids, std::size_t before, std::size_t begin, std::size_t bytes) const {
+    const std::size_t goal = begin - std::min(begin, bytes);
+    do {
+        ids.drop_last();
+        if (ids.size() > before) begin -= table_.size_of(ids.back());
+    } while (ids.size() > before && begin > goal);
+    return begin;
+}
+
+// Of the tokens that end where a window does, at `end`: how many are sure, and where the last of those begins.
 LongMerger::Sure LongMerger::sure_part(std::span<const Id> tokens, std::size_t end) const {
     const std::size_t limit = end - kUnsure;
     while (!tokens.empty() && end > limit) {

@@ -16,13 +16,17 @@ namespace bpetok {
 // the first merge across a border would also be made if nothing but the two tokens beside it were there. So a window
 // is merged by itself, from the last token kept on. If that token comes out again, it and what follows it have been
 // left by one merging, and the border between them is proven. If another comes out, the last token kept was wrong: it
-// is given up, and the window grows.
+// is given up, with what stands before it on a quarter of the window, and the window grows.
 class LongMerger {
   public:
     explicit LongMerger(const MergeTable& table) : table_(table) {}
 
-    // Appends the ids that merging leaves. Time: linear, as long as the longest token is short beside the text.
+    // Appends the ids that merging leaves. Time: linear, as long as the longest token, and the longest chain of merges
+    // that depend on what follows, are short beside the text; else O(n log n).
     void merge(Bytes text, IdBuffer& ids);
+
+    // Gives back what a long window has taken.
+    void tidy() { unknown_ = {}; }
 
   private:
     // A window met before, so that a text that repeats itself is merged once.
@@ -34,6 +38,7 @@ class LongMerger {
         std::size_t count, last_begin;
     };
 
+    std::size_t step_back(IdBuffer& ids, std::size_t before, std::size_t begin, std::size_t bytes) const;
     Sure sure_part(std::span<const Id> tokens, std::size_t end) const;
     std::size_t window_from(Id token) const;
     std::span<const Id> merge_window(Bytes window);

@@ -37,7 +37,8 @@ class MergeTable {
     // leaves.
     void encode_group(std::span<const Bytes> pretokens, Merged* merged) const;
 
-    // The tokens that merging their bytes does not give; they are found only as whole pretokens.
+    // The tokens that those of lower id do not make of two; they are found as whole pretokens, even where merging would
+    // not give them.
     std::vector<Bytes> unreachable() const;
     Id find_unreachable(Bytes pretoken) const;
 
@@ -70,7 +71,7 @@ class MergeTable {
     std::array<Id, 256> byte_ids_;
     std::vector<Id> byte_pairs_;  // by first byte * 256 + second: the token of both, kNoId if there is none
     PairTable pairs_;
-    std::unordered_map<std::string, Id> unreachable_;  // tokens that merging their bytes does not give
+    std::unordered_map<std::string, Id> unreachable_;  // see `unreachable`
     PairMap unreachable_pairs_;                        // every way to cut those in two tokens
 };
 

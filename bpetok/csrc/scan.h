@@ -42,9 +42,9 @@ class ScanTable {
         const Bits bits = bits_of(left, right);
         return (adjoin_[bits.word] & bits.mask) == bits.mask || halves_[left & 0x3F] >> (right >> 12) & 1;
     }
-    // Where the first part ends that no merge crosses: before a character of four bytes behind another character that
-    // is not ASCII, if no token has such bytes side by side; else at the end. For pretokens that the scanner left
-    // whole.
+    // Where the first part of a pretoken of over kShortPretoken bytes ends that no merge crosses: before a character of
+    // four bytes behind another character that is not ASCII, if no token has such bytes side by side; else at the end.
+    // For pretokens that the scanner left whole.
     std::size_t first_cut(Bytes pretoken) const;
 
   private:

@@ -272,10 +272,15 @@ inline std::size_t write_places(Mask mask, const char* p, const char** out) {
     return n;
 }
 
-// Goes on to the next cut in a pretoken whose end is known, or to that.
-void next_part(const ScanTable& table, Rest& rest) {
-    rest.position += table.first_cut({rest.position, rest.known_end});
+// Writes behind n starts where the parts of a pretoken begin whose end is known. Returns how many starts there are
+// then.
+std::size_t write_parts(const ScanTable& table, Rest& rest, const char** starts, std::size_t n) {
+    for (; n < kScanChunk && rest.position < rest.known_end; ++n) {
+        starts[n] = rest.position;
+        rest.position += table.first_cut({rest.position, rest.known_end});
+    }
     if (rest.position == rest.known_end) rest.pretoken = rest.position;
+    return n;
 }
 
 template <Family family>
@@ -284,8 +289,7 @@ std::size_t scan_family(const ScanTable& table, Rest& rest, const char** starts)
     std::size_t n = 0;
     while (n < kScanChunk && rest.position < rest.end) {
         if (rest.position < rest.known_end) [[unlikely]] {
-            starts[n++] = rest.position;
-            next_part(table, rest);
+            n = write_parts(table, rest, starts, n);
             continue;
         }
         const auto left = static_cast<std::size_t>(rest.end - rest.position);
@@ -324,9 +328,7 @@ std::size_t scan(const ScanTable& table, Rest& rest, const char** starts) {
         case Family::none: break;
     }
     rest.known_end = rest.end;
-    starts[0] = rest.position;
-    next_part(table, rest);
-    return 1;
+    return write_parts(table, rest, starts, 0);
 }
 
 }  // namespace bpetok::BPETOK_TIER

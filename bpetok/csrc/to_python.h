@@ -29,7 +29,7 @@ void load_numpy() {
 template <class T>
 constexpr int kNumpyType = sizeof(T) == 4 ? NPY_UINT32 : NPY_INT64;
 
-void done_with(std::unique_ptr<IdBuffer> ids) { recycle(std::move(ids)); }
+void done_with(std::unique_ptr<IdBuffer> ids) { recycle(std::move(*ids)); }
 
 template <class Owner>
 void done_with(std::unique_ptr<Owner>) {}
@@ -72,18 +72,23 @@ nb::object to_numpy(IdBuffer& ids) {
     return array;
 }
 
-// Keeps Python's collector of cycles from walking through many new lists again and again while they are made.
+// Keeps Python's collector of cycles from walking through many new lists again and again while they are made. From
+// Python 3.12 on it waits by itself until the call is over.
 class NoCollection {
   public:
-    NoCollection() : was_on_(PyGC_Disable()) {}
+    NoCollection() = default;
     NoCollection(const NoCollection&) = delete;
     NoCollection& operator=(const NoCollection&) = delete;
+#if PY_VERSION_HEX < 0x030C0000
     ~NoCollection() {
         if (was_on_) PyGC_Enable();
     }
 
   private:
-    int was_on_;
+    int was_on_ = PyGC_Disable();
+#else
+    ~NoCollection() {}
+#endif
 };
 
 nb::bytes to_bytes(Bytes bytes) { return nb::bytes(bytes.data(), bytes.size()); }

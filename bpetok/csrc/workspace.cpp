@@ -13,7 +13,7 @@ constexpr std::size_t kManyIds = 15;
 // Text of this size, met in one call or in several, pays for a cache that holds the vocabulary.
 constexpr std::size_t kLargeText = 1 << 18;
 
-// More room than this is not kept from call to call.
+// More bytes of room than this are not kept from call to call.
 constexpr std::size_t kMostKept = 1 << 24;
 
 // One for the process, so that nobody can prepare text whose pretokens meet in one place.
@@ -248,6 +248,7 @@ Workspace::Ids Workspace::look_up(Bytes pretoken) {
 void Workspace::tidy() {
     if (scratch_.capacity() > kMostKept) std::string().swap(scratch_);
     if (long_ids_.capacity() * sizeof(Id) > kMostKept) long_ids_ = {};
+    long_merger_.tidy();
 }
 
 void Workspace::encode_pretoken(Bytes pretoken, IdBuffer& ids) {

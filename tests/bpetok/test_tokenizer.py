@@ -201,6 +201,13 @@ def test_text_before_a_special_token_is_cut_as_if_it_ended_there(either):
     assert ids == [*either.encode_ordinary("a   "), either.eot_token, *either.encode_ordinary("b")]
 
 
+@pytest.mark.parametrize("argument", ["allowed_special", "disallowed_special"])
+@pytest.mark.parametrize("wrong", ["<|endoftext|>", {5}, 5, None])
+def test_what_is_no_collection_of_names_is_refused_by_the_name_of_the_argument(small, argument, wrong):
+    with pytest.raises(TypeError, match=f"{argument} must be 'all' or a collection of str, got"):
+        small.encode("a", **{argument: wrong})
+
+
 def test_the_longest_special_token_wins():
     tok = bpetok.train("ab", 256, special_tokens=["<a>", "<a><b>", "a>"])
     assert tok.encode("<a><b><a>", allowed_special="all") == [257, 256]

@@ -164,9 +164,19 @@ def test_a_cache_must_not_be_negative(small):
 # ---- threads and forks -------------------------------------------------------------------------------------------
 
 
-def test_the_number_of_threads_must_be_positive(small):
+@pytest.mark.parametrize("method", ["encode_batch", "encode_ordinary_batch", "encode_batch_to_numpy", "count_batch"])
+def test_the_number_of_threads_must_be_a_positive_integer(small, method):
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
-        small.encode_batch(["a"], num_threads=0)
+        getattr(small, method)(["a"], num_threads=0)
+    with pytest.raises(TypeError, match="num_threads must be an int, got '2'"):
+        getattr(small, method)(["a"], num_threads="2")
+    getattr(small, method)(["a"], num_threads=np.int64(2))
+
+
+def test_decoding_a_batch_takes_a_positive_number_of_threads(small):
+    for method in (small.decode_batch, small.decode_bytes_batch):
+        with pytest.raises(ValueError, match="num_threads must be at least 1, got -1"):
+            method([[97]], num_threads=-1)
 
 
 def test_no_thread_is_left_when_a_call_ends(small, small_text):
