@@ -16,16 +16,13 @@ constexpr std::size_t kLongText = 1 << 20;
 // The memory of ids is recycled that takes so many bytes, and of which so many addresses are known.
 constexpr std::size_t kLeastRecycled = 1 << 20, kMostRecycled = 32 << 20, kMostAddresses = 256 << 20;
 
-IdlePool<IdBuffer, 1>& spare_ids() {
-    static IdlePool<IdBuffer, 1> spare;
-    return spare;
-}
+constinit IdlePool<IdBuffer, 1> spare_ids;  // made before the program runs: no lock that a fork could find held
 
 // Room for as many ids as text that takes so many bytes is likely to have at most.
 IdBuffer room_for(std::size_t bytes_of_text) {
     IdBuffer ids;
     if (bytes_of_text >= kLongText) {
-        if (const auto spare = spare_ids().take()) ids = std::move(*spare);
+        if (const auto spare = spare_ids.take()) ids = std::move(*spare);
     }
     ids.clear();
     ids.expect(bytes_of_text);
@@ -140,7 +137,7 @@ IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
 void recycle(IdBuffer&& ids) noexcept {
     const std::size_t used = ids.size() * sizeof(Id);
     if (used < kLeastRecycled || used > kMostRecycled || ids.capacity() * sizeof(Id) > kMostAddresses) return;
-    if (auto* spare = new (std::nothrow) IdBuffer(std::move(ids))) spare_ids().give(std::unique_ptr<IdBuffer>(spare));
+    if (auto* spare = new (std::nothrow) IdBuffer(std::move(ids))) spare_ids.give(std::unique_ptr<IdBuffer>(spare));
 }
 
 class Encoder::Lease {
@@ -211,7 +208,7 @@ void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids)
 
 void Encoder::clear_cache() const {
     idle_.clear();
-    spare_ids().clear();
+    spare_ids.clear();
 }
 
 std::size_t Encoder::count(const Text& text) const { return Lease(*this, text.memory()).count(text); }

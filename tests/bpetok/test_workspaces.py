@@ -201,9 +201,7 @@ def test_no_thread_is_left_when_a_call_ends(small, small_text):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.skipif(
-    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="a fork may find AddressSanitizer's own allocator locked"
-)
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="libasan's lock may be held in a fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_that_was_forked_while_others_encode_can_encode(small, small_text):
     expected = small.encode(small_text)
