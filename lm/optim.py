@@ -13,8 +13,9 @@ from lm.config import OptimizerConfig
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over all parameters of a model, in two groups.
 
-    Those with two dimensions or more decay, the rest does not. On CUDA it is torch's fused kernel. Build it after the
-    model has moved to its device.
+    Those with two dimensions or more decay, the rest does not. It is torch's fused kernel, one pass over each weight;
+    the unfused update takes its square roots from MKL, which on a CPU are not the same in every run. Build it after
+    the model has moved to its device.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decaying = [parameter for parameter in parameters if parameter.dim() >= 2]
@@ -23,13 +24,12 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
         {"params": decaying, "weight_decay": config.weight_decay},
         {"params": resting, "weight_decay": 0.0},
     ]
-    fused = all(parameter.is_cuda for parameter in parameters)
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,
-        fused=fused,
+        fused=True,
     )
 
 

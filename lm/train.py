@@ -144,10 +144,11 @@ def train(
             last = run.step == plan.steps or time.perf_counter() - run.started > max_seconds
             if last or run.step % plan.eval_every == 0:
                 _evaluate(run)
-            if last or stopped_by or run.step % plan.checkpoint_every == 0:
+            stop = stopped_by[0] if stopped_by and not last else None  # read once: a signal may come at any moment
+            if last or stop or run.step % plan.checkpoint_every == 0:
                 _save(run)
-            if stopped_by and not last:
-                raise _ending(stopped_by[0], run.step)
+            if stop:
+                raise _ending(stop, run.step)
             if last:
                 break
     return _result(run)

@@ -41,3 +41,7 @@ def test_a_new_rate_holds_for_every_group() -> None:
     optimizer = adamw(GPT2(GPT2Config(context=4, layers=1, heads=1, width=8), 10), CONFIG)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, pytest.approx(0.25)]
+
+
+def test_the_update_is_the_fused_one_since_mkls_square_roots_differ_between_runs() -> None:
+    assert adamw(Bigram(BigramConfig(context=4), 5), CONFIG).defaults["fused"] is True

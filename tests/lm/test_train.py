@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,23 @@ def test_sigterm_ends_the_step_saves_and_raises_preempted(tmp_path: Path, small_
         train(small_run("bigram"), tmp_path, on_event=signal_at(2, signal.SIGTERM))
     assert weights(tmp_path, 2)
     assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_that_comes_between_two_looks_ends_no_run_unsaved(
+    tmp_path: Path, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SeenFromTheSecondLookOn(list[signal.Signals]):
+        looks = 0
+
+        def __bool__(self) -> bool:
+            self.looks += 1
+            return self.looks > 1
+
+    received = SeenFromTheSecondLookOn([signal.SIGTERM])
+    monkeypatch.setattr(lm.train, "_asked_to_stop", lambda: nullcontext(received))
+    with pytest.raises(Preempted, match="checkpoint saved"):
+        train(small_run("bigram"), tmp_path)
+    assert (tmp_path / "checkpoints").exists()
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, small_run: SmallRun) -> None:
