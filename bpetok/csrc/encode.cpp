@@ -1,7 +1,6 @@
 #include "encode.h"
 
 #include <algorithm>
-#include <deque>
 #include <new>
 
 namespace bpetok {
@@ -45,6 +44,18 @@ void refuse(const Specials& specials, Bytes text) {
     if (const auto found = specials.find(text)) throw RefusedSpecial(found->special->text);
 }
 
+// Visits a text in parts that may be cut into pretokens apart, of about kShareBytes each.
+template <class Visit>
+void for_each_part(Text rest, Pattern pattern, Visit visit) {
+    while (rest.memory() >= 2 * kShareBytes) {
+        const std::size_t border = first_sure_border(pattern, rest, kShareBytes / rest.unit());
+        if (border == rest.size) break;
+        visit(rest.first(border));
+        rest = rest.from(border);
+    }
+    visit(rest);
+}
+
 // Part of a text, or all of it.
 struct Piece {
     std::size_t text;
@@ -56,10 +67,10 @@ class Pieces {
   public:
     Pieces(std::span<const Text> texts, Pattern pattern, bool whole) {
         for (std::size_t i = 0; i < texts.size(); ++i) {
-            if (whole || texts[i].memory() < 2 * kShareBytes) {
+            if (whole) {
                 pieces_.push_back({i, texts[i]});
             } else {
-                cut(i, narrow(texts[i], narrowed_.emplace_back()), pattern);
+                for_each_part(texts[i], pattern, [&](const Text& part) { pieces_.push_back({i, part}); });
             }
         }
     }
@@ -67,18 +78,6 @@ class Pieces {
     const std::vector<Piece>& list() const { return pieces_; }
 
   private:
-    void cut(std::size_t i, const Text& text, Pattern pattern) {
-        Bytes rest = text.bytes();
-        while (rest.size() >= 2 * kShareBytes) {
-            const std::size_t border = first_sure_border(pattern, rest, kShareBytes);
-            if (border == rest.size()) break;
-            pieces_.push_back({i, Text(rest.substr(0, border), text.kind)});
-            rest.remove_prefix(border);
-        }
-        pieces_.push_back({i, Text(rest, text.kind)});
-    }
-
-    std::deque<std::string> narrowed_;
     std::vector<Piece> pieces_;
 };
 
@@ -114,23 +113,50 @@ void add_up(std::vector<std::int64_t>& offsets) {
     for (std::size_t i = 1; i < offsets.size(); ++i) offsets[i] += offsets[i - 1];
 }
 
-// The shares' ids, one behind the other.
-IdBuffer joined(std::vector<IdBuffer>& shares, std::size_t threads) {
-    std::vector<std::size_t> begins;
-    std::size_t total = 0;
-    for (const IdBuffer& share : shares) {
-        begins.push_back(total);
-        total += share.size();
+// Puts the ids of shares, which threads make in any order, one behind the other. Each share is copied as soon as those
+// before it are done, while it is still near the processor, and its memory serves the next one.
+class Joiner {
+  public:
+    Joiner(std::size_t shares, std::size_t bytes_of_text) : parts_(shares), ids_(room_for(bytes_of_text)) {}
+
+    IdBuffer empty_buffer() {
+        const std::unique_ptr<IdBuffer> spare = spares_.take();
+        return spare ? std::move(*spare) : IdBuffer();
     }
-    IdBuffer ids = room_for(total);
-    Id* out = ids.room(total);
-    parallel_for(shares.size(), threads, [&](std::size_t i) {
-        std::copy(shares[i].data(), shares[i].data() + shares[i].size(), out + begins[i]);
-        shares[i] = {};
-    });
-    ids.extend_to(out + total);
-    return ids;
-}
+
+    void add(std::size_t share, IdBuffer made) {
+        std::vector<Placed> mine;
+        parts_.add(share, std::move(made), [&](IdBuffer& part) {
+            if (part.size() > ids_.capacity() - size_) return false;
+            mine.push_back({std::move(part), size_});
+            size_ += mine.back().part.size();
+            return true;
+        });
+        for (Placed& placed : mine) {
+            std::copy_n(placed.part.data(), placed.part.size(), ids_.data() + placed.begin);
+            placed.part.clear();
+            spares_.give(std::make_unique<IdBuffer>(std::move(placed.part)));
+        }
+    }
+
+    // Requires: all shares were added.
+    IdBuffer joined() {
+        ids_.extend_to(ids_.data() + size_);
+        parts_.finish([&](const IdBuffer& part) { ids_.append({part.data(), part.size()}); });
+        return std::move(ids_);
+    }
+
+  private:
+    struct Placed {
+        IdBuffer part;
+        std::size_t begin;
+    };
+
+    InOrder<IdBuffer> parts_;
+    IdBuffer ids_;
+    std::size_t size_ = 0;  // as in `ids_`, with the copies that are not made yet; changes under the lock of `parts_`
+    IdlePool<IdBuffer> spares_;
+};
 
 }  // namespace
 
@@ -142,7 +168,9 @@ void recycle(IdBuffer&& ids) noexcept {
 
 class Encoder::Lease {
   public:
-    Lease(const Encoder& encoder, std::size_t bytes) : encoder_(encoder), workspace_(encoder.idle_.take()) {
+    // `thread`: who the caller is in parallel_for, so that each gets back the caches that it filled.
+    Lease(const Encoder& encoder, std::size_t bytes, std::size_t thread = 0)
+        : encoder_(encoder), thread_(thread), workspace_(encoder.idle_.take(thread)) {
         if (!workspace_) workspace_ = std::make_unique<Workspace>(encoder.tables_);
         workspace_->expect(bytes);
     }
@@ -151,10 +179,12 @@ class Encoder::Lease {
 
     ~Lease() {
         workspace_->tidy();
-        encoder_.idle_.give(std::move(workspace_));
+        encoder_.idle_.give(std::move(workspace_), thread_);
     }
 
     void encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) {
+        if (!rules.allowed && !rules.refused)
+            return for_each_narrow(text, [&](const Text& part) { encode_ordinary(part, ids); });
         const Text narrowed = narrow(text, workspace_->scratch());
         const Bytes bytes = narrowed.bytes();
         if (rules.refused) refuse(*rules.refused, bytes);
@@ -176,25 +206,38 @@ class Encoder::Lease {
             [&](Bytes invalid) { workspace_->encode_pretoken(invalid, ids); });
     }
 
-    std::size_t count(const Text& wide) {
-        const Text text = narrow(wide, workspace_->scratch());
-        if (is_valid(text)) return workspace_->count(text.bytes());
+    std::size_t count(const Text& text) {
         std::size_t total = 0;
-        for_each_segment(
-            text.bytes(), [&](Bytes valid) { total += workspace_->count(valid); },
-            [&](Bytes invalid) { total += workspace_->count_pretoken(invalid); });
+        for_each_narrow(text, [&](const Text& part) {
+            if (is_valid(part)) {
+                total += workspace_->count(part.bytes());
+                return;
+            }
+            for_each_segment(
+                part.bytes(), [&](Bytes valid) { total += workspace_->count(valid); },
+                [&](Bytes invalid) { total += workspace_->count_pretoken(invalid); });
+        });
         return total;
     }
 
     Workspace& workspace() { return *workspace_; }
 
   private:
+    // Visits the text as bytes or valid UTF-8; a long wide one in parts, so that each is near the processor when it is
+    // read again.
+    template <class Visit>
+    void for_each_narrow(const Text& text, Visit visit) {
+        if (!text.is_wide()) return visit(text);
+        for_each_part(text, encoder_.pattern(), [&](const Text& part) { visit(narrow(part, workspace_->scratch())); });
+    }
+
     // Without a pattern the whole text is one pretoken, whatever its bytes.
     bool is_valid(const Text& text) const {
         return text.kind == Text::Kind::valid_utf8 || encoder_.pattern().family == Family::none;
     }
 
     const Encoder& encoder_;
+    std::size_t thread_;
     std::unique_ptr<Workspace> workspace_;
 };
 
@@ -246,7 +289,7 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     }
     // A special token may stand across a border, so texts are cut only where none is looked for.
     if (rules.refused && !rules.allowed) {
-        parallel_for(texts.size(), threads, [&](std::size_t i) {
+        parallel_for(texts.size(), threads, [&](std::size_t i, std::size_t) {
             std::string narrowed;
             refuse(*rules.refused, narrow(texts[i], narrowed).bytes());
         });
@@ -254,21 +297,23 @@ Batch Encoder::encode_batch(std::span<const Text> texts, const SpecialRules& rul
     }
     const Pieces pieces(texts, pattern(), rules.allowed != nullptr);
     const std::vector<std::size_t> starts = share_starts(pieces.list());
-    std::vector<IdBuffer> shares(starts.size() - 1);
+    Joiner joiner(starts.size() - 1, memory);
     std::vector<std::size_t> sizes(pieces.list().size());
-    parallel_for(shares.size(), threads, [&](std::size_t share) {
-        Lease lease(*this, memory);
+    parallel_for(starts.size() - 1, threads, [&](std::size_t share, std::size_t thread) {
+        Lease lease(*this, memory, thread);
+        IdBuffer ids = joiner.empty_buffer();
         for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
             if (i + 1 < starts[share + 1]) prefetch_begin(pieces.list()[i + 1].part);
-            const std::size_t before = shares[share].size();
-            lease.encode(pieces.list()[i].part, rules, shares[share]);
-            sizes[i] = shares[share].size() - before;
+            const std::size_t before = ids.size();
+            lease.encode(pieces.list()[i].part, rules, ids);
+            sizes[i] = ids.size() - before;
         }
+        joiner.add(share, std::move(ids));
     });
     for (std::size_t i = 0; i < sizes.size(); ++i)
         batch.offsets[pieces.list()[i].text + 1] += static_cast<std::int64_t>(sizes[i]);
     add_up(batch.offsets);
-    batch.ids = joined(shares, threads);
+    batch.ids = joiner.joined();
     return batch;
 }
 
@@ -278,8 +323,8 @@ std::vector<std::int64_t> Encoder::count_batch(std::span<const Text> texts, std:
     const Pieces pieces(texts, pattern(), threads == 1);
     const std::vector<std::size_t> starts = share_starts(pieces.list());
     std::vector<std::size_t> sizes(pieces.list().size());
-    parallel_for(starts.size() - 1, threads, [&](std::size_t share) {
-        Lease lease(*this, memory);
+    parallel_for(starts.size() - 1, threads, [&](std::size_t share, std::size_t thread) {
+        Lease lease(*this, memory, thread);
         for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
             if (i + 1 < starts[share + 1]) prefetch_begin(pieces.list()[i + 1].part);
             sizes[i] = lease.count(pieces.list()[i].part);

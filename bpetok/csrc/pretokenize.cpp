@@ -213,25 +213,54 @@ const char* PretokenCursor::start_next_segment() {
 
 namespace {
 
-// Whether a pretoken of any family ends at `place` whatever stands around: behind a letter, before a character that
-// is no letter, no mark and no apostrophe. What is left of it is cut as if the text ended there.
+// Whether a pretoken of any family ends between two characters whatever stands around: behind a letter, before what is
+// no letter, no mark and no apostrophe. What is left of it is cut as if the text ended there.
+bool ends_between(CharClass left, CharClass right) {
+    return is_letter(left) && !is_letter(right) && right != CharClass::mark;
+}
+
 bool is_sure_border(Bytes text, std::size_t place) {
     const char *begin = text.data(), *p = begin + place, *end = begin + text.size();
     if (utf8_length(p, end) == 0 || *p == '\'') return false;
-    const CharClass right = read_char(p).cls;
-    if (is_letter(right) || right == CharClass::mark) return false;
     const char* left = p - 1;
     while (left > begin && p - left < 4 && (byte_at(left) & 0xC0) == 0x80) --left;
-    return utf8_length(left, end) == static_cast<std::size_t>(p - left) && is_letter(read_char(left).cls);
+    const bool is_whole = utf8_length(left, end) == static_cast<std::size_t>(p - left);
+    return is_whole && ends_between(read_char(left).cls, read_char(p).cls);
+}
+
+// Two surrogates side by side are halves of one character, so none is taken for a character here.
+template <class Point>
+bool is_sure_border(const Point* points, std::size_t place) {
+    const std::uint32_t left = points[place - 1], right = points[place];
+    const bool is_half = (right & ~0x7FFu) == 0xD800;
+    return !is_half && right != '\'' && ends_between(class_of(left), class_of(right));
+}
+
+template <class Test>
+std::size_t first_place(std::size_t from, std::size_t size, Test test) {
+    std::size_t place = std::max<std::size_t>(from, 1);
+    while (place < size && !test(place)) ++place;
+    return std::min(place, size);
+}
+
+template <class Point>
+std::size_t first_sure_border_of(const Text& text, std::size_t from) {
+    const auto* points = static_cast<const Point*>(text.data);
+    return first_place(from, text.size, [points](std::size_t place) { return is_sure_border(points, place); });
 }
 
 }  // namespace
 
-std::size_t first_sure_border(Pattern pattern, Bytes text, std::size_t from) {
-    if (pattern.family == Family::none) return text.size();
-    std::size_t place = std::max<std::size_t>(from, 1);
-    while (place < text.size() && !is_sure_border(text, place)) ++place;
-    return std::min(place, text.size());
+std::size_t first_sure_border(Pattern pattern, const Text& text, std::size_t from) {
+    if (pattern.family == Family::none) return text.size;
+    switch (text.kind) {
+        case Text::Kind::points1: return first_sure_border_of<std::uint8_t>(text, from);
+        case Text::Kind::points2: return first_sure_border_of<std::uint16_t>(text, from);
+        case Text::Kind::points4: return first_sure_border_of<std::uint32_t>(text, from);
+        default: break;
+    }
+    const Bytes bytes = text.bytes();
+    return first_place(from, text.size, [bytes](std::size_t place) { return is_sure_border(bytes, place); });
 }
 
 std::size_t last_sure_border(Pattern pattern, Bytes text) {

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "text.h"
 #include "types.h"
 #include "unicode.h"
 
@@ -64,8 +65,8 @@ class PretokenCursor {
 };
 
 // The first place at or behind `from` where a pretoken ends whatever else the text holds, so that the parts on both
-// sides may be cut into pretokens apart; the text's size if there is none.
-std::size_t first_sure_border(Pattern pattern, Bytes text, std::size_t from);
+// sides may be cut into pretokens apart; the text's size if there is none. In the unit that the text's size has.
+std::size_t first_sure_border(Pattern pattern, const Text& text, std::size_t from);
 
 // The last such place inside the text, 0 if there is none. Text may go on after `text`.
 std::size_t last_sure_border(Pattern pattern, Bytes text);

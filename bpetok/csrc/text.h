@@ -23,8 +23,13 @@ struct Text {
     bool is_wide() const { return kind >= Kind::points1; }
     // Requires: it is not wide.
     Bytes bytes() const { return {static_cast<const char*>(data), size}; }
+    // How many bytes one of `size` takes.
+    std::size_t unit() const { return kind == Kind::points4 ? 4 : kind == Kind::points2 ? 2 : 1; }
     // How much memory it takes as it is; its UTF-8 takes up to four times that.
-    std::size_t memory() const { return size * (kind == Kind::points4 ? 4 : kind == Kind::points2 ? 2 : 1); }
+    std::size_t memory() const { return size * unit(); }
+    // The first of it, and the rest.
+    Text first(std::size_t n) const { return Text(kind, data, n); }
+    Text from(std::size_t n) const { return Text(kind, static_cast<const char*>(data) + n * unit(), size - n); }
 };
 
 // The text as bytes or valid UTF-8: itself if it is that, else written to `scratch`. A lone surrogate becomes U+FFFD,

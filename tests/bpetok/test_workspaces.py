@@ -288,3 +288,47 @@ def test_a_special_token_in_a_long_text_is_refused_and_found_with_any_number_of_
             small.encode_batch([text], num_threads=threads)
         (ids,) = small.encode_batch([text], num_threads=threads, allowed_special="all")
         assert ids.count(small.vocab.special_tokens["<|fim|>"]) == 1
+
+
+# ---- long texts, cut and put together again -------------------------------------------------------------------------
+
+
+WIDTHS = {
+    "one byte a character, not ASCII": "caf\xe9 d'\xe9t\xe9\n",
+    "two bytes a character": "\u0436\u0443\u043a 12 \u5b57\u5b57\u3002",
+    "four bytes a character": "\U0001d400\U0001d401 \U0001f642word ",
+    "letters in halves": "word\ud835\udc00",  # together U+1D400, a letter
+    "halves that are alone": "word\ud83d word\udc00 ",
+}
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "gpt4o", None])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_long_string_of_any_width_has_the_ids_of_its_bytes_on_any_number_of_threads(small_text, pattern, width):
+    text = WIDTHS[width] * (600_000 // len(WIDTHS[width]))
+    utf8 = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+    tok = bpetok.train([small_text, utf8[:5000]], 600, pattern=pattern)  # so that pretokens are tokens
+    expected = tok.encode_to_numpy(utf8)
+    for threads in (1, 2, 3):
+        ids, offsets = tok.encode_batch_to_numpy(["a", text, "b"], num_threads=threads)
+        assert offsets.tolist() == [0, 1, len(expected) + 1, len(expected) + 2]
+        assert np.array_equal(ids[1:-1], expected)
+        assert tok.count_batch([text], num_threads=threads) == [len(expected)]
+
+
+def test_more_ids_than_there_was_room_for_are_all_there(small_text):
+    tok = bpetok.train(small_text, 256, pattern="gpt4")
+    tok.clear_cache()
+    text = ("\u5b57" * 7 + "!") * 300_000  # 22 ids take 16 bytes
+    ids, _ = tok.encode_batch_to_numpy([text], num_threads=2)
+    assert ids.size == 22 * 300_000
+    assert tok.decode(ids) == text
+
+
+def test_texts_of_very_different_lengths_keep_their_order_on_threads(small, small_text):
+    sizes = [900_000, 3, 300_000, 0, 40, 600_000, 5, 250_000, 7]
+    endless = small_text * 20
+    texts = [endless[i : i + size] for i, size in enumerate(sizes)] * 3
+    expected = [small.encode_ordinary(text) for text in texts]
+    for threads in (2, 3, 8):
+        assert small.encode_ordinary_batch(texts, num_threads=threads) == expected
