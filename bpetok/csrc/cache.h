@@ -136,7 +136,6 @@ class ShortCache {
     // Makes room for `slots`, as far as allowed.
     void reserve(std::size_t slots);
     std::size_t most() const { return most_; }
-    std::size_t used() const { return used_; }
 
   private:
     static constexpr std::size_t kWays = 8;

@@ -10,8 +10,8 @@ namespace {
 // A slot with this many ids holds the place of more in the long cache.
 constexpr std::size_t kManyIds = 15;
 
-// Text of this size, met in one call or in several, pays for a cache that holds the vocabulary.
-constexpr std::size_t kLargeText = 1 << 18;
+// Text of this size in one call pays for a cache that holds the vocabulary; shorter text is done before it is filled.
+constexpr std::size_t kLargeText = 1 << 23;
 
 // More bytes of room than this are not kept from call to call.
 constexpr std::size_t kMostKept = 1 << 24;
@@ -50,8 +50,7 @@ Workspace::Workspace(const Tables& tables)
       long_merger_(tables.merges) {}
 
 void Workspace::expect(std::size_t bytes) {
-    const bool pays = bytes >= kLargeText || short_.used() * 16 >= kLargeText;
-    if (seeded_ || !pays || short_.most() < tables_.seeds.size() * 2) return;
+    if (seeded_ || bytes < kLargeText || short_.most() < tables_.seeds.size() * 2) return;
     seeded_ = true;
     short_.reserve(short_.most());
     const char* end = tables_.arena.data() + tables_.arena.size();

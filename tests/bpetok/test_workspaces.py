@@ -332,3 +332,13 @@ def test_texts_of_very_different_lengths_keep_their_order_on_threads(small, smal
     expected = [small.encode_ordinary(text) for text in texts]
     for threads in (2, 3, 8):
         assert small.encode_ordinary_batch(texts, num_threads=threads) == expected
+
+
+def test_a_cache_that_begins_with_the_vocabulary_gives_the_same_ids(encoding):
+    tok, without_cache = encoding("cl100k_base"), bpetok.get_encoding("cl100k_base", cache_mb=0)
+    tok.clear_cache()
+    tokens = list(tok.vocab.ranks)
+    english = b" the cat sat on the mat" * 400_000  # long enough for such a cache
+    ids, offsets = tok.encode_batch_to_numpy([english, *tokens], num_threads=1)
+    expected, _ = without_cache.encode_batch_to_numpy(tokens)
+    assert np.array_equal(ids[offsets[1] :], expected)
