@@ -234,6 +234,23 @@ def test_a_weighted_pretoken_is_that_many_pretokens(weights):
     assert _core.train(counts, 20, 1) == weighted_merges(weights, 20)
 
 
+@given(
+    weights=st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), min_size=1, max_size=12),
+    min_count=st.integers(1, 12),
+)
+def test_pairs_too_rare_to_merge_change_no_merge_before(weights, min_count):
+    expected = [merge for merge in weighted_merges(list(weights.items()), 60) if merge[2] >= min_count]
+    assert _core.train(core_counts(**weights), 60, min_count) == expected
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_counts_on_both_sides_of_a_thousand_are_drawn_in_order(seed):
+    # The queue keeps low counts and high ones apart.
+    draw = random.Random(seed)
+    weights = {"".join(draw.choices("abcd", k=draw.randint(2, 9))): draw.choice([1, 5, 400, 900]) for _ in range(60)}
+    assert _core.train(core_counts(**weights), 150, 1) == weighted_merges(list(weights.items()), 150)
+
+
 def weighted_merges(weights, wanted):
     """Byte-pair encoding of weighted pretokens, as plainly as it goes."""
     words = [(list(pretoken.encode()), times) for pretoken, times in weights]
