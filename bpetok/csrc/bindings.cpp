@@ -237,7 +237,7 @@ int char_class(std::uint32_t code_point) {
 
 nb::list count_items(const PretokenCounts& self) {
     nb::list out;
-    for (const auto& entry : self.entries()) out.append(nb::make_tuple(to_bytes(entry.pretoken), entry.count));
+    for (const auto& entry : self.items()) out.append(nb::make_tuple(to_bytes(entry.pretoken), entry.count));
     return out;
 }
 
@@ -401,7 +401,7 @@ void bind_training(nb::module_& m) {
         .def("merge", &PretokenCounts::merge, "other"_a.lock(), nb::lock_self())
         .def("items", count_items, nb::lock_self(), nb::sig("def items(self) -> list[tuple[bytes, int]]"))
         .def_prop_ro("total", &PretokenCounts::total)
-        .def("__len__", [](const PretokenCounts& self) { return self.entries().size(); });
+        .def("__len__", &PretokenCounts::size);
     m.def("train", train_merges, "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
           nb::sig("def train(counts: PretokenCounts, merges: int, min_count: int, "
                   "progress: collections.abc.Callable[[int], object] | None = None) -> list[tuple[int, int, int]]"));

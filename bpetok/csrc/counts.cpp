@@ -1,28 +1,42 @@
 #include "counts.h"
 
 #include <algorithm>
-
-#include "hash.h"
+#include <limits>
 
 namespace bpetok {
 namespace {
 
 constexpr std::size_t kArenaBlock = 1 << 20;
+constexpr unsigned kLengthShift = 56;  // of a short pretoken's length in the high half of its key
+
+std::uint32_t low_half(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
 
 }  // namespace
 
-PretokenCounts::PretokenCounts() : slots_(1024) {}
+PretokenCounts::PretokenCounts() : key_of_(process_seed()), slots_(1024) {}
 
-std::size_t PretokenCounts::place(Bytes pretoken) const {
-    const std::size_t mask = slots_.size() - 1;
-    std::size_t i = hash_bytes(pretoken) & mask;
-    while (slots_[i] != 0 && entries_[slots_[i] - 1].pretoken != pretoken) i = (i + 1) & mask;
-    return i;
+// ---- the table -----------------------------------------------------------------------------------------------
+
+Bytes PretokenCounts::bytes_of(const Entry& entry) const {
+    if (entry.high == PretokenKey::kLong) return longs_[entry.low];
+    return {reinterpret_cast<const char*>(&entry.low), static_cast<std::size_t>(entry.high >> kLengthShift)};
+}
+
+bool PretokenCounts::is(const Entry& entry, const PretokenKey& key, Bytes pretoken) const {
+    if (entry.high != key.high) return false;
+    return key.is_long() ? longs_[entry.low] == pretoken : entry.low == key.low;
 }
 
 void PretokenCounts::grow() {
-    slots_.assign(slots_.size() * 2, 0);
-    for (std::size_t i = 0; i < entries_.size(); ++i) slots_[place(entries_[i].pretoken)] = i + 1;
+    std::vector<Slot> old(slots_.size() * 2);
+    old.swap(slots_);
+    const std::size_t mask = slots_.size() - 1;
+    for (const Slot& slot : old) {
+        if (slot.entry == 0) continue;
+        std::size_t i = slot.hash & mask;
+        while (slots_[i].entry != 0) i = (i + 1) & mask;
+        slots_[i] = slot;
+    }
 }
 
 Bytes PretokenCounts::keep(Bytes pretoken) {
@@ -36,32 +50,87 @@ Bytes PretokenCounts::keep(Bytes pretoken) {
     return {block.data() + start, pretoken.size()};
 }
 
-void PretokenCounts::add(Bytes pretoken, Count times) {
-    if (times < 1) throw DataError("counts: a count must be at least 1, got " + std::to_string(times));
+void PretokenCounts::raise_total(Count times) {
     Count total = 0;
     if (__builtin_add_overflow(total_, times, &total)) throw DataError("counts: the total must fit 64 bits");
     total_ = total;
-    std::size_t& slot = slots_[place(pretoken)];
-    if (slot != 0) {
-        entries_[slot - 1].count += times;
+}
+
+// Requires: the total has been raised, so that no count can leave 64 bits.
+void PretokenCounts::add_key(const PretokenKey& key, Bytes pretoken, Count times) {
+    const std::size_t mask = slots_.size() - 1;
+    std::size_t i = key.hash & mask;
+    for (; slots_[i].entry != 0; i = (i + 1) & mask) {
+        if (slots_[i].hash != low_half(key.hash)) continue;
+        Entry& entry = entries_[slots_[i].entry - 1];
+        if (!is(entry, key, pretoken)) continue;
+        entry.count += times;
         return;
     }
-    entries_.push_back({keep(pretoken), times});
-    slot = entries_.size();
+    if (entries_.size() >= std::numeric_limits<std::uint32_t>::max() - 1)
+        throw DataError("counts: there must be fewer than 2^32 distinct pretokens");
+    std::uint64_t low = key.low;
+    if (key.is_long()) {
+        low = longs_.size();
+        longs_.push_back(keep(pretoken));
+    }
+    entries_.push_back({low, key.high, times});
+    slots_[i] = {low_half(key.hash), static_cast<std::uint32_t>(entries_.size())};
     if (entries_.size() * 2 > slots_.size()) grow();
 }
 
-void PretokenCounts::add_text(Pattern pattern, Bytes text) {
-    PretokenCursor cursor(pattern, text);
-    for (Bytes pretoken = cursor.next(); !pretoken.empty(); pretoken = cursor.next()) add(pretoken, 1);
-}
-
-std::size_t PretokenCounts::add_stable(Pattern pattern, Bytes text) {
-    return for_each_stable_pretoken(pattern, text, [&](Bytes pretoken) { add(pretoken, 1); });
+void PretokenCounts::add(Bytes pretoken, Count times) {
+    if (times < 1) throw DataError("counts: a count must be at least 1, got " + std::to_string(times));
+    raise_total(times);
+    add_key(key_of_(pretoken.data(), pretoken.size(), pretoken.data() + pretoken.size()), pretoken, times);
 }
 
 void PretokenCounts::merge(const PretokenCounts& other) {
-    for (const Entry& entry : other.entries_) add(entry.pretoken, entry.count);
+    for (const auto& [pretoken, count] : other.items()) add(pretoken, count);
+}
+
+std::vector<PretokenCounts::Item> PretokenCounts::items() const {
+    std::vector<Item> items;
+    items.reserve(entries_.size());
+    for (const Entry& entry : entries_) items.push_back({bytes_of(entry), entry.count});
+    return items;
+}
+
+// ---- text ----------------------------------------------------------------------------------------------------
+
+void PretokenCounts::add_text(Pattern pattern, Bytes text) {
+    if (!scan_ || scan_->pattern() != pattern) scan_ = std::make_unique<ScanTable>(pattern);
+    if (pattern.family == Family::none) return add_valid(text);
+    for_each_segment(text, [this](Bytes valid) { add_valid(valid); }, [this](Bytes invalid) { add(invalid, 1); });
+}
+
+void PretokenCounts::add_valid(Bytes text) {
+    const Tier& tier = tier_in_use();
+    const char* end = text.data() + text.size();
+    for (Rest rest(text); rest.position < end;) {
+        const std::size_t n = tier.scan(*scan_, rest, starts_.data());
+        starts_[n] = rest.position;
+        add_chunk(n, end);
+    }
+}
+
+// Makes the keys of a chunk and asks for the memory that they will touch, then counts them.
+void PretokenCounts::add_chunk(std::size_t n, const char* end) {
+    raise_total(static_cast<Count>(n));
+    for (std::size_t i = 0; i < n; ++i) {
+        keys_[i] = key_of_(starts_[i], static_cast<std::size_t>(starts_[i + 1] - starts_[i]), end);
+        __builtin_prefetch(&slots_[keys_[i].hash & (slots_.size() - 1)]);
+    }
+    for (std::size_t i = 0; i < n; ++i)
+        add_key(keys_[i], {starts_[i], static_cast<std::size_t>(starts_[i + 1] - starts_[i])}, 1);
+}
+
+std::size_t PretokenCounts::add_stable(Pattern pattern, Bytes text) {
+    if (const std::size_t border = last_sure_border(pattern, text); border > 0) {
+        add_text(pattern, text.substr(0, border));
+        return border;
+    }
+    return for_each_stable_pretoken(pattern, text, [&](Bytes pretoken) { add(pretoken, 1); });
 }
 
 }  // namespace bpetok

@@ -1,7 +1,14 @@
 // counts.h: how often each pretoken of a text occurs: all that training needs to know of it.
 #pragma once
 
+#include <array>
+#include <memory>
+#include <string>
+
+#include "pretoken_key.h"
 #include "pretokenize.h"
+#include "scan.h"
+#include "tiers.h"
 #include "types.h"
 
 namespace bpetok {
@@ -23,22 +30,46 @@ class PretokenCounts {
     // Adds another table's counts. Throws DataError as `add` does; then this table holds a part of them.
     void merge(const PretokenCounts& other);
 
-    struct Entry {
+    std::size_t size() const { return entries_.size(); }
+    Count total() const { return total_; }  // pretokens, repeated ones each time
+
+    // In order of first occurrence. The bytes last until the table changes.
+    struct Item {
         Bytes pretoken;
         Count count;
     };
-    const std::vector<Entry>& entries() const { return entries_; }  // in order of first occurrence
-    Count total() const { return total_; }                          // pretokens, repeated ones each time
+    std::vector<Item> items() const;
 
   private:
-    std::size_t place(Bytes pretoken) const;
+    // A short pretoken is its own key: its bytes in order, then its length. Of a long one `low` tells where it lies.
+    struct Entry {
+        std::uint64_t low, high;
+        Count count;
+    };
+    // Where an entry is; its hash tells most others apart.
+    struct Slot {
+        std::uint32_t hash = 0;
+        std::uint32_t entry = 0;  // its index plus one; 0: free
+    };
+
+    void add_valid(Bytes text);
+    void add_chunk(std::size_t n, const char* end);
+    void add_key(const PretokenKey& key, Bytes pretoken, Count times);
+    void raise_total(Count times);
+    bool is(const Entry& entry, const PretokenKey& key, Bytes pretoken) const;
+    Bytes bytes_of(const Entry& entry) const;
     void grow();
     Bytes keep(Bytes pretoken);
 
+    KeyMaker key_of_;
     std::vector<Entry> entries_;
-    std::vector<std::size_t> slots_;  // hash -> index into entries_ plus one; 0 where free
+    std::vector<Slot> slots_;         // at most half of them in use
     std::vector<std::string> arena_;  // blocks that never move once written
+    std::vector<Bytes> longs_;
     Count total_ = 0;
+    std::unique_ptr<const ScanTable> scan_;  // for the pattern that was used last
+    std::array<const char*, kScanRoom + 1> starts_;
+    std::array<PretokenKey, kScanRoom> keys_;
 };
 
 }  // namespace bpetok

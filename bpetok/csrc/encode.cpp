@@ -28,18 +28,6 @@ IdBuffer room_for(std::size_t bytes_of_text) {
     return ids;
 }
 
-// Visits the parts of bytes that are valid UTF-8, and the invalid runs between them.
-template <class Valid, class Invalid>
-void for_each_segment(Bytes bytes, Valid valid, Invalid invalid) {
-    const char *p = bytes.data(), *end = p + bytes.size();
-    while (p < end) {
-        const char* valid_end = skip_valid(p, end);
-        if (valid_end > p) valid(Bytes(p, static_cast<std::size_t>(valid_end - p)));
-        p = skip_invalid(valid_end, end);
-        if (p > valid_end) invalid(Bytes(valid_end, static_cast<std::size_t>(p - valid_end)));
-    }
-}
-
 void refuse(const Specials& specials, Bytes text) {
     if (const auto found = specials.find(text)) throw RefusedSpecial(found->special->text);
 }

@@ -22,6 +22,8 @@ struct Pattern {
     std::uint8_t digits = 0;         // most numbers in a pretoken; 0: any number of them
     bool whole_final_blanks = true;  // blanks at a text's end are one pretoken, whatever newlines they hold
     bool marks_in_words = false;     // gpt4: words take marks as they take letters
+
+    bool operator==(const Pattern&) const = default;
 };
 
 // The pattern called `name`, as patterns.py has it. Throws Error if there is none.
@@ -63,6 +65,18 @@ class PretokenCursor {
     const char* segment_end_;  // valid UTF-8 up to here
     const char* text_end_;
 };
+
+// Visits the parts of bytes that are valid UTF-8, and the invalid runs between them.
+template <class Valid, class Invalid>
+void for_each_segment(Bytes bytes, Valid valid, Invalid invalid) {
+    const char *p = bytes.data(), *end = p + bytes.size();
+    while (p < end) {
+        const char* valid_end = skip_valid(p, end);
+        if (valid_end > p) valid(Bytes(p, static_cast<std::size_t>(valid_end - p)));
+        p = skip_invalid(valid_end, end);
+        if (p > valid_end) invalid(Bytes(valid_end, static_cast<std::size_t>(p - valid_end)));
+    }
+}
 
 // The first place at or behind `from` where a pretoken ends whatever else the text holds, so that the parts on both
 // sides may be cut into pretokens apart; the text's size if there is none. In the unit that the text's size has.

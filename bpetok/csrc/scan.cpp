@@ -31,11 +31,17 @@ bool is_four_byte_lead(char c) { return byte_at(&c) >= 0xF0; }
 
 }  // namespace
 
-ScanTable::ScanTable(Pattern pattern, const std::vector<Token>& tokens, const std::vector<Bytes>& unreachable)
-    : pattern_(pattern), flags_(kPlane), adjoin_(1 << 14), cuts_before_four_bytes_(unreachable.empty()) {
+ScanTable::ScanTable(Pattern pattern)
+    : pattern_(pattern), flags_(kPlane), adjoin_(1 << 14, ~std::uint64_t{0}), cuts_before_four_bytes_(false) {
     for (std::uint32_t code_point = 0; code_point < kPlane; ++code_point)
         flags_[code_point] = flags_of(class_of(code_point));
     if (pattern.contractions == Contractions::unicode_case) flags_[0x17F] |= kHard;
+}
+
+ScanTable::ScanTable(Pattern pattern, const std::vector<Token>& tokens, const std::vector<Bytes>& unreachable)
+    : ScanTable(pattern) {
+    std::fill(adjoin_.begin(), adjoin_.end(), 0);
+    cuts_before_four_bytes_ = unreachable.empty();
     for (const Token& token : tokens) note_borders(token.bytes);
     for (const Bytes token : unreachable) keep_whole(token);
 }

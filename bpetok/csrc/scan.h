@@ -33,6 +33,9 @@ class ScanTable {
     // `unreachable`: the tokens that merging does not give. A part that is cut off must not be one of them.
     ScanTable(Pattern pattern, const std::vector<Token>& tokens, const std::vector<Bytes>& unreachable);
 
+    // For a vocabulary that is not known yet: nothing is cut but at the ends of pretokens.
+    explicit ScanTable(Pattern pattern);
+
     const Pattern& pattern() const { return pattern_; }
     // Flags of a character of the basic plane.
     std::uint8_t flags(std::uint32_t code_point) const { return flags_[code_point]; }

@@ -48,10 +48,8 @@ class Words {
 };
 
 Words::Words(const PretokenCounts& counts) {
-    std::vector<PretokenCounts::Entry> entries = counts.entries();
-    std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) {
-        return a.count != b.count ? a.count > b.count : a.pretoken < b.pretoken;
-    });
+    std::vector<PretokenCounts::Item> entries = counts.items();
+    std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.count > b.count; });
     std::size_t total = 1;
     Count pairs = 0;  // of neighbours in all; no pair can occur more often
     for (const auto& entry : entries) {

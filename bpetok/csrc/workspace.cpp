@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <random>
 
 namespace bpetok {
 namespace {
@@ -15,15 +14,6 @@ constexpr std::size_t kLargeText = 1 << 23;
 
 // More bytes of room than this are not kept from call to call.
 constexpr std::size_t kMostKept = 1 << 24;
-
-// One for the process, so that nobody can prepare text whose pretokens meet in one place.
-std::uint64_t hash_seed() {
-    static const std::uint64_t seed = [] {
-        std::random_device device;
-        return static_cast<std::uint64_t>(device()) << 32 | device();
-    }();
-    return seed;
-}
 
 // Half of a cache's memory is for short pretokens.
 std::size_t short_slots(std::size_t bytes) { return std::bit_floor(bytes / 2 / sizeof(ShortCache::Slot) | 1); }
@@ -44,7 +34,7 @@ Tables::Tables(const std::vector<Token>& tokens, Pattern pattern, std::size_t by
 
 Workspace::Workspace(const Tables& tables)
     : tables_(tables),
-      key_of_(hash_seed()),
+      key_of_(process_seed()),
       short_(short_slots(tables.cache_bytes), key_of_),
       long_(tables.cache_bytes * 7 / 16),
       long_merger_(tables.merges) {}

@@ -419,7 +419,7 @@ def test_ctrl_c_from_outside_stops_a_training_without_progress_at_once():
         def strike():
             struck.append(time.perf_counter())
             os.kill(os.getpid(), signal.SIGINT)
-        threading.Timer(0.5, strike).start()
+        threading.Timer(0.2, strike).start()
         try:
             bpetok.train(counts, 10**6)
         except KeyboardInterrupt:
