@@ -10,15 +10,19 @@ Counts of the parts of a corpus merge, in any order, to those of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bpetok import _core, patterns, sources
 from bpetok.errors import IncompatibleError
-from bpetok.streams import Window, chunks_of
-from bpetok.text import Text, as_bytes
+from bpetok.streams import CHUNK_BYTES, Window, chunks_of
+from bpetok.text import Text, as_bytes, no_text
 
 Progress = Callable[[int], object]
+
+BATCH_BYTES = 1 << 24
+"""So much text at a time is worth several threads."""
 
 
 class PretokenCounts:
@@ -57,42 +61,74 @@ class PretokenCounts:
         for pretoken in split(self.split.regex, data):
             self.core.add(pretoken)
 
-    def add_chunks(self, chunks: Iterable[bytes]) -> None:
+    def add_texts(
+        self, texts: Sequence[Text], *, num_threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """Counts the pretokens of many whole texts; the threads share long texts too.
+
+        Args:
+            texts: the texts.
+            num_threads: at most so many; None for as many as this process may use at once.
+            progress: called now and then with the bytes counted since the last call. An exception of its own stops the
+                counting; which texts are counted by then is open.
+        """
+        scanner = self.split.scanner
+        if scanner is None:
+            for text in texts:
+                self.add_text(text)
+            return
+        done = 0
+
+        def on_progress(bytes_: int) -> None:
+            nonlocal done
+            if progress is not None:
+                progress(bytes_ - done)
+            done = bytes_
+
+        self.bytes += self.core.add_texts(scanner, texts, checked_threads(num_threads), on_progress)
+        self.documents += len(texts)
+
+    def add_chunks(self, chunks: Iterable[bytes], *, num_threads: int | None = 1) -> None:
         """Counts the pretokens of one text that comes in chunks, cut anywhere.
 
-        Memory as `Tokenizer.encode_stream`.
+        Memory as `Tokenizer.encode_stream`; threads as `add_texts`.
         """
-        if self.split.scanner in (None, "none"):
+        scanner = self.split.scanner
+        if scanner in (None, "none"):
             self.add_text(b"".join(chunks))
             return
+        threads = checked_threads(num_threads)
         window = Window()
         for chunk in chunks:
             self.bytes += len(chunk)
             if window.add(chunk):
-                window.drop(self.core.add_stable(self.split.scanner, window.text))
+                window.drop(self.core.add_stable(scanner, window.text, threads))
         self.bytes -= len(window.text)
         self.add_text(window.text)
 
-    def add_file(self, path: Path, *, field: str = "text", progress: Progress | None = None) -> None:
+    def add_file(
+        self, path: Path, *, field: str = "text", num_threads: int | None = None, progress: Progress | None = None
+    ) -> None:
         """Counts the pretokens of a text file, or of each row of a `.jsonl` file.
 
         Args:
             path: the file.
             field: where a row has its text.
+            num_threads: as `add_texts`.
             progress: called now and then with the bytes read since the last call.
 
         Raises:
             DataError: a row is not as it has to be; names file and line.
             OSError: the file cannot be read.
         """
-        report = progress or (lambda _: None)
         if sources.is_rows(path):
-            for document in sources.read_rows(path, field):
-                self.add_text(document.text)
-                report(len(document.text))
+            for texts in batches(document.text for document in sources.read_rows(path, field)):
+                self.add_texts(texts, num_threads=num_threads, progress=progress)
             return
+        threads = checked_threads(num_threads)
         with open(path, "rb") as file:
-            self.add_chunks(_reported(chunks_of(file), report))
+            chunks = chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)
+            self.add_chunks(_reported(chunks, progress or (lambda _: None)), num_threads=threads)
 
     def merge(self, other: PretokenCounts) -> None:
         """Adds the counts of another part of the corpus.
@@ -105,6 +141,35 @@ class PretokenCounts:
         self.core.merge(other.core)
         self.documents += other.documents
         self.bytes += other.bytes
+
+
+def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """Texts in lists long enough for several threads. Raises TypeError where one is no text."""
+    batch: list[Text] = []
+    size = 0
+    for text in texts:
+        if not isinstance(text, Text):
+            raise no_text(text)
+        batch.append(text)
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def checked_threads(num_threads: int | None) -> int:
+    """`num_threads`, or how many processors this process may use where it is None.
+
+    Raises:
+        ValueError: it is under 1.
+    """
+    if num_threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    return num_threads
 
 
 def _reported(chunks: Iterable[bytes], report: Progress) -> Iterator[bytes]:

@@ -26,4 +26,9 @@ def as_bytes(text: Text) -> bytes:
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
     if isinstance(text, bytearray | memoryview):
         return bytes(text)
-    raise TypeError(f"text must be str or bytes, got {type(text).__name__}")
+    raise no_text(text)
+
+
+def no_text(thing: object) -> TypeError:
+    """The error for what should be text and is not."""
+    return TypeError(f"text must be str or bytes, got {type(thing).__name__}")

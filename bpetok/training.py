@@ -6,10 +6,12 @@ The slow twin that defines the result is `BasicTokenizer.train` in `bpetok.refer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
+from typing import cast
 
 from bpetok import _core
-from bpetok.counts import PretokenCounts
+from bpetok.counts import PretokenCounts, batches
 from bpetok.errors import DataError, VocabError
 from bpetok.text import Text
 from bpetok.tokenizer import Tokenizer
@@ -29,6 +31,7 @@ def train(
     min_count: int = 1,
     field: str = "text",
     name: str = "bpetok",
+    num_threads: int | None = None,
     progress: Progress | None = None,
 ) -> Tokenizer:
     """Learns a vocabulary from text.
@@ -46,6 +49,8 @@ def train(
         min_count: a pair that occurs less often does not merge.
         field: where a `.jsonl` row has its text.
         name: what to call the vocabulary.
+        num_threads: how many count the text, at most; None for as many as this process may use at once. It changes
+            nothing in the result.
         progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
             call (bytes, merges). An exception of its own stops the training.
 
@@ -67,7 +72,7 @@ def train(
     if tie_break != "smallest":
         raise DataError(f'train: tie_break must be "smallest", got {tie_break!r}')
     report = progress or (lambda stage, amount: None)
-    counts = source if isinstance(source, PretokenCounts) else _count(source, pattern, field, report)
+    counts = source if isinstance(source, PretokenCounts) else _count(source, pattern, field, num_threads, report)
     if counts.total == 0:
         raise DataError("train: the source must hold text, got none")
     merges = _merge(counts, vocab_size - 256, min_count, report)
@@ -87,15 +92,25 @@ def train(
 
 
 def _count(
-    source: Path | Text | Iterable[Path | Text], pattern: str | None, field: str, report: Progress
+    source: Path | Text | Iterable[Path | Text],
+    pattern: str | None,
+    field: str,
+    num_threads: int | None,
+    report: Progress,
 ) -> PretokenCounts:
     counts = PretokenCounts(pattern)
-    for text in [source] if isinstance(source, Path | Text) else source:
-        if isinstance(text, Path):
-            counts.add_file(text, field=field, progress=lambda amount: report("scan", amount))
+
+    def on_progress(amount: int) -> None:
+        report("scan", amount)
+
+    documents = [source] if isinstance(source, Path | Text) else source
+    for is_path, group in groupby(documents, key=lambda document: isinstance(document, Path)):
+        if is_path:
+            for path in cast(Iterable[Path], group):
+                counts.add_file(path, field=field, num_threads=num_threads, progress=on_progress)
         else:
-            counts.add_text(text)
-            report("scan", len(text))
+            for texts in batches(cast(Iterable[Text], group)):
+                counts.add_texts(texts, num_threads=num_threads, progress=on_progress)
     return counts
 
 

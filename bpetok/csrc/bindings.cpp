@@ -219,15 +219,37 @@ Progress checked_progress(std::optional<nb::callable> progress) {
     };
 }
 
-// The table changes, so these keep the GIL; where there is none, nb::lock_self guards the object.
+// The table changes, so this keeps the GIL; where there is none, nb::lock_self guards the object.
 void count_text(PretokenCounts& self, Bytes pattern, nb::handle text) {
     const OneText one(text);
     std::string narrowed;
     self.add_text(pattern_named(pattern), narrow(one.text, narrowed).bytes());
 }
 
-std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text) {
-    return self.add_stable(pattern_named(pattern), bytes_of(text));
+// Counted apart, so that others may run meanwhile.
+std::size_t count_texts(PretokenCounts& self, Bytes pattern, nb::handle texts, std::size_t threads,
+                        std::optional<nb::callable> progress) {
+    const Texts held(texts);
+    const Progress report = checked_progress(std::move(progress));
+    PretokenCounts counted;
+    std::size_t bytes = 0;
+    {
+        const NoGil no_gil;
+        bytes = counted.add_texts(pattern_named(pattern), held.texts, threads, report);
+    }
+    self.merge(std::move(counted));
+    return bytes;
+}
+
+std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text, std::size_t threads) {
+    PretokenCounts counted;
+    std::size_t covered = 0;
+    {
+        const NoGil no_gil;
+        covered = counted.add_stable(pattern_named(pattern), bytes_of(text), threads);
+    }
+    self.merge(std::move(counted));
+    return covered;
 }
 
 int char_class(std::uint32_t code_point) {
@@ -397,8 +419,12 @@ void bind_training(nb::module_& m) {
              nb::sig("def add(self, pretoken: bytes, times: int = 1) -> None"))
         .def("add_text", count_text, "pattern"_a, "text"_a, nb::lock_self(),
              nb::sig("def add_text(self, pattern: str, text: str | bytes) -> None"))
-        .def("add_stable", count_stable, "pattern"_a, "text"_a, nb::lock_self())
-        .def("merge", &PretokenCounts::merge, "other"_a.lock(), nb::lock_self())
+        .def("add_stable", count_stable, "pattern"_a, "text"_a, "threads"_a = 1, nb::lock_self())
+        .def("add_texts", count_texts, "pattern"_a, "texts"_a, "threads"_a, "progress"_a = nb::none(), nb::lock_self(),
+             nb::sig("def add_texts(self, pattern: str, texts: collections.abc.Sequence[" TEXT
+                     "], threads: int, progress: collections.abc.Callable[[int], object] | None = None) -> int"))
+        .def("merge", nb::overload_cast<const PretokenCounts&>(&PretokenCounts::merge), "other"_a.lock(),
+             nb::lock_self())
         .def("items", count_items, nb::lock_self(), nb::sig("def items(self) -> list[tuple[bytes, int]]"))
         .def_prop_ro("total", &PretokenCounts::total)
         .def("__len__", &PretokenCounts::size);

@@ -2,11 +2,18 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
+
+#include "parallel.h"
+#include "pieces.h"
 
 namespace bpetok {
 namespace {
 
 constexpr std::size_t kArenaBlock = 1 << 20;
+// So many bytes of text are counted before others have their turn: the progress, and whoever wants to stop it.
+constexpr std::size_t kTurnBytes = 64 << 20;
+
 constexpr unsigned kLengthShift = 56;  // of a short pretoken's length in the high half of its key
 
 std::uint32_t low_half(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
@@ -89,6 +96,13 @@ void PretokenCounts::merge(const PretokenCounts& other) {
     for (const auto& [pretoken, count] : other.items()) add(pretoken, count);
 }
 
+void PretokenCounts::merge(PretokenCounts&& other) {
+    if (size() > 0) return merge(std::as_const(other));
+    std::shared_ptr<const ScanTable> scan = std::move(scan_);
+    *this = std::move(other);
+    scan_ = std::move(scan);
+}
+
 std::vector<PretokenCounts::Item> PretokenCounts::items() const {
     std::vector<Item> items;
     items.reserve(entries_.size());
@@ -98,9 +112,55 @@ std::vector<PretokenCounts::Item> PretokenCounts::items() const {
 
 // ---- text ----------------------------------------------------------------------------------------------------
 
+void PretokenCounts::use(Pattern pattern) {
+    if (!scan_ || scan_->pattern() != pattern) scan_ = std::make_shared<ScanTable>(pattern);
+}
+
 void PretokenCounts::add_text(Pattern pattern, Bytes text) {
-    if (!scan_ || scan_->pattern() != pattern) scan_ = std::make_unique<ScanTable>(pattern);
-    if (pattern.family == Family::none) return add_valid(text);
+    use(pattern);
+    add_part(text, false);
+}
+
+std::size_t PretokenCounts::add_texts(Pattern pattern, std::span<const Text> texts, std::size_t threads,
+                                      const Progress& progress) {
+    use(pattern);
+    const std::size_t memory = total_memory(texts);
+    threads = std::clamp<std::size_t>(memory / kShareBytes, 1, threads);
+    const Pieces pieces(texts, pattern, false);
+    const std::vector<std::size_t> starts = share_starts(pieces.list(), std::min(memory, kTurnBytes) / threads + 1);
+    const auto count_share = [&](PretokenCounts& counts, std::size_t share) {
+        std::size_t bytes = 0;
+        for (std::size_t i = starts[share]; i < starts[share + 1]; ++i) {
+            const Text text = narrow(pieces.list()[i].part, counts.scratch_);
+            counts.add_part(text.bytes(), text.kind == Text::Kind::valid_utf8);
+            bytes += text.size;
+        }
+        return bytes;
+    };
+    std::size_t bytes = 0;
+    for (std::size_t first = 0; first + 1 < starts.size(); first += threads) {
+        const std::size_t shares = std::min(threads, starts.size() - 1 - first);
+        if (shares == 1) {
+            bytes += count_share(*this, first);
+        } else {
+            std::vector<PretokenCounts> parts(shares);
+            std::vector<std::size_t> sizes(shares);
+            parallel_for(shares, threads, [&](std::size_t i, std::size_t) {
+                parts[i].scan_ = scan_;
+                sizes[i] = count_share(parts[i], first + i);
+            });
+            for (std::size_t i = 0; i < shares; ++i) {
+                merge(std::move(parts[i]));
+                bytes += sizes[i];
+            }
+        }
+        progress(bytes);
+    }
+    return bytes;
+}
+
+void PretokenCounts::add_part(Bytes text, bool is_valid) {
+    if (is_valid || scan_->pattern().family == Family::none) return add_valid(text);
     for_each_segment(text, [this](Bytes valid) { add_valid(valid); }, [this](Bytes invalid) { add(invalid, 1); });
 }
 
@@ -125,10 +185,10 @@ void PretokenCounts::add_chunk(std::size_t n, const char* end) {
         add_key(keys_[i], {starts_[i], static_cast<std::size_t>(starts_[i + 1] - starts_[i])}, 1);
 }
 
-std::size_t PretokenCounts::add_stable(Pattern pattern, Bytes text) {
+std::size_t PretokenCounts::add_stable(Pattern pattern, Bytes text, std::size_t threads) {
     if (const std::size_t border = last_sure_border(pattern, text); border > 0) {
-        add_text(pattern, text.substr(0, border));
-        return border;
+        const Text whole(text.substr(0, border));
+        return add_texts(pattern, {&whole, 1}, threads, [](std::size_t) {});
     }
     return for_each_stable_pretoken(pattern, text, [&](Bytes pretoken) { add(pretoken, 1); });
 }

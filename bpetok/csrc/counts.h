@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "pretoken_key.h"
@@ -12,6 +14,9 @@
 #include "types.h"
 
 namespace bpetok {
+
+// Called now and then with how much is done; may throw to stop the work.
+using Progress = std::function<void(std::size_t)>;
 
 // How often each distinct pretoken occurs. Counts of parts of a corpus merge, in any order, to those of the whole.
 class PretokenCounts {
@@ -24,11 +29,16 @@ class PretokenCounts {
     // Counts every pretoken of a whole text.
     void add_text(Pattern pattern, Bytes text);
 
+    // The same for many texts on up to `threads` threads, and in the same order; returns how many bytes of UTF-8 they
+    // hold, and tells `progress` of them on the way. If that throws, some texts are counted and others are not.
+    std::size_t add_texts(Pattern pattern, std::span<const Text> texts, std::size_t threads, const Progress& progress);
+
     // Counts the pretokens that no further text can change; returns how many bytes they cover.
-    std::size_t add_stable(Pattern pattern, Bytes text);
+    std::size_t add_stable(Pattern pattern, Bytes text, std::size_t threads);
 
     // Adds another table's counts. Throws DataError as `add` does; then this table holds a part of them.
     void merge(const PretokenCounts& other);
+    void merge(PretokenCounts&& other);
 
     std::size_t size() const { return entries_.size(); }
     Count total() const { return total_; }  // pretokens, repeated ones each time
@@ -52,6 +62,8 @@ class PretokenCounts {
         std::uint32_t entry = 0;  // its index plus one; 0: free
     };
 
+    void use(Pattern pattern);
+    void add_part(Bytes text, bool is_valid);
     void add_valid(Bytes text);
     void add_chunk(std::size_t n, const char* end);
     void add_key(const PretokenKey& key, Bytes pretoken, Count times);
@@ -67,9 +79,10 @@ class PretokenCounts {
     std::vector<std::string> arena_;  // blocks that never move once written
     std::vector<Bytes> longs_;
     Count total_ = 0;
-    std::unique_ptr<const ScanTable> scan_;  // for the pattern that was used last
+    std::shared_ptr<const ScanTable> scan_;  // for the pattern that was used last
     std::array<const char*, kScanRoom + 1> starts_;
     std::array<PretokenKey, kScanRoom> keys_;
+    std::string scratch_;
 };
 
 }  // namespace bpetok

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import bpetok
 from bpetok import _core, reference, streams
+from bpetok import counts as counting
 from bpetok.counts import PretokenCounts
 
 RUNS = st.lists(st.builds(lambda char, n: char * n, st.sampled_from("ab "), st.integers(1, 9)), max_size=12).map(
@@ -145,16 +146,71 @@ def test_a_file_read_in_chunks_of_any_size_is_counted_as_a_whole(tmp_path, small
     assert (chunked.total, chunked.bytes, chunked.documents) == (whole.total, whole.bytes, whole.documents)
 
 
-def test_a_file_larger_than_a_chunk_is_counted_as_a_whole(tmp_path):
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_a_file_larger_than_a_chunk_is_counted_as_a_whole(tmp_path, monkeypatch, num_threads):
+    monkeypatch.setattr(counting, "BATCH_BYTES", 2 << 20)
     file = tmp_path / "long.txt"
     text = b"some words, and more of them\n" * (streams.CHUNK_BYTES // 20)
     file.write_bytes(text)
     counts, whole, read = PretokenCounts(), PretokenCounts(), []
-    counts.add_file(file, progress=read.append)
+    counts.add_file(file, num_threads=num_threads, progress=read.append)
     whole.add_text(text)
     assert counts.items() == whole.items()
+    assert (counts.bytes, counts.documents) == (len(text), 1)
     assert sum(read) == len(text)
     assert len(read) > 1
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "gpt4o", None, r"\w+|\s+"])
+def test_counts_and_their_order_do_not_depend_on_the_number_of_threads(small_text, pattern):
+    texts = [
+        small_text * 20,
+        "",
+        "\u0436\u0443\u043a \u5b57\u5b57\u3002" * 90_000,
+        b"word \xff\xfe\xe4\xb8 end " * 40_000,
+        "\U0001f642 \ud83d\ude42 \ud83d",
+        small_text,
+    ]
+    one_by_one = PretokenCounts(pattern)
+    for text in texts:
+        one_by_one.add_text(text)
+    for num_threads in (1, 2, 5, None):
+        counts, told = PretokenCounts(pattern), []
+        counts.add_texts(texts, num_threads=num_threads, progress=told.append)
+        assert counts.items() == one_by_one.items()
+        assert (counts.total, counts.bytes, counts.documents) == (
+            one_by_one.total,
+            one_by_one.bytes,
+            one_by_one.documents,
+        )
+        assert sum(told) == (counts.bytes if counts.split.scanner else 0)
+
+
+def test_training_takes_texts_and_files_in_turn_and_any_number_of_threads(tmp_path, small_text, monkeypatch):
+    monkeypatch.setattr(counting, "BATCH_BYTES", 5000)
+    file = tmp_path / "a.txt"
+    file.write_text(small_text)
+    sources = [small_text, file, small_text.encode(), small_text, file]
+    expected = merges_of(bpetok.train([small_text] * 5, 350))
+    for num_threads in (1, 2, None):
+        tok = bpetok.train(iter(sources), 350, num_threads=num_threads)
+        assert merges_of(tok) == expected
+        assert tok.vocab.provenance["documents"] == 5
+        assert tok.vocab.provenance["bytes"] == 5 * len(small_text.encode())
+    with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
+        bpetok.train(small_text, 300, num_threads=0)
+
+
+def test_who_hears_of_the_counting_may_stop_it(small_text):
+    def stop(amount):
+        raise RuntimeError("enough")
+
+    counts = PretokenCounts()
+    with pytest.raises(RuntimeError, match="enough"):
+        counts.add_texts([small_text], progress=stop)
+    with pytest.raises(TypeError, match="str"):
+        counts.add_texts([small_text, 3])
+    assert (counts.documents, counts.bytes, counts.total) == (0, 0, 0)
 
 
 @given(texts=st.lists(SMALL_TEXTS, min_size=1, max_size=5), order=st.randoms(use_true_random=False))
@@ -296,10 +352,11 @@ def test_counts_that_several_threads_add_to_are_whole():
         texts = [" ".join(str(i) for i in range(part, 400_000, 20)) for part in range(20)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(counts.add_text, texts))
+            list(pool.map(lambda text: counts.add_texts([text] * 9), texts))
         print(counts.total, counts.documents)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()) == (0, ["400000", "20"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (0, ["4000000", "200"]), done.stderr
 
 
 def test_counts_cut_by_another_pattern_do_not_merge():
