@@ -139,9 +139,9 @@ class Vocab:
                 raise VocabError(f"vocab: a special token must not also merge, got {text!r}")
 
     def _check_merges(self) -> None:
+        ranks, token_of = self.ranks, self._by_id
         for left, right in self.merges or ():
-            known = left in self._by_id and right in self._by_id
-            if not known or self._by_id[left] + self._by_id[right] not in self.ranks:
+            if left not in token_of or right not in token_of or token_of[left] + token_of[right] not in ranks:
                 raise VocabError(f"vocab: a merge must make a token, got ({left}, {right})")
 
     @classmethod
@@ -160,9 +160,9 @@ class Vocab:
             VocabError: as the class, and where a special token is named twice.
         """
         tokens = [bytes([byte]) for byte in range(256)]
-        for left, right in merges:
-            if not 0 <= min(left, right) <= max(left, right) < len(tokens):
-                raise VocabError(f"vocab: a merge must join earlier tokens, got ({left}, {right}) for id {len(tokens)}")
+        for made, (left, right) in enumerate(merges, start=256):
+            if not (0 <= left < made and 0 <= right < made):
+                raise VocabError(f"vocab: a merge must join earlier tokens, got ({left}, {right}) for id {made}")
             tokens.append(tokens[left] + tokens[right])
         ranks = {token: rank for rank, token in enumerate(tokens)}
         if len(ranks) != len(tokens):

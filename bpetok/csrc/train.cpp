@@ -315,12 +315,15 @@ void Trainer::apply(const Pair& pair, Id made) {
 // From left to right, so that of two places that overlap the first is merged.
 void Trainer::rewrite(const Pair& pair, Id made) {
     const Id left = left_of(pair.key), right = right_of(pair.key);
+    constexpr std::size_t kAhead = 16;
     const Position left_length = lengths_[left], length = lengths_[made];
     std::vector<Id>& cells = words_.cells();
     merged_.clear();
     words_.rewind();
-    for (const Position begin : std::span(places_of(pair.key)).subspan(pair.begin, pair.size)) {
-        const Position middle = begin + left_length, end = begin + length;
+    const std::span places = std::span(places_of(pair.key)).subspan(pair.begin, pair.size);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        __builtin_prefetch(&cells[places[std::min(i + kAhead, places.size() - 1)]]);
+        const Position begin = places[i], middle = begin + left_length, end = begin + length;
         if (cells[begin] != left || cells[middle] != right || cells[middle - 1] != left || cells[end - 1] != right)
             continue;
         if (cells[begin - 1] == made) merged_.back().right = kSeparator;  // what they have in common, the second tells
