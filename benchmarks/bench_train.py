@@ -4,8 +4,8 @@ Every turn is a fresh process: it makes the texts, lets one library train on the
 the memory that it took beyond what was in use before, and the tokens that were learnt, in order. In a round every
 library takes its turn. What counts is the fastest peer's time divided by bpetok's within a round: its median and its
 range. All cut text with GPT-2's pattern, which gigatoken and tokenizers have built in, and use as many threads as there
-are processors. A peer with the tie-break that bpetok has (smallest ids) must learn the same tokens, else the row says
-how many steps are the same. Needs Linux, for the memory.
+are processors. All must learn the same tokens: tokenizers those of bpetok's "huggingface" mode, the others those of
+"smallest". Needs Linux, for the memory.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from turn import DATA, DOCUMENT_BYTES, MULTILINGUAL, documents
 
@@ -46,10 +47,12 @@ def languages() -> list[str]:
     return [text for name in MULTILINGUAL for text in documents((DATA / "corpus" / f"{name}.txt").read_bytes())]
 
 
-def train_bpetok(texts: list[str], size: int) -> Callable[[], Tokens]:
+def train_bpetok(
+    texts: list[str], size: int, tie_break: Literal["smallest", "huggingface"] = "smallest"
+) -> Callable[[], Tokens]:
     import bpetok
 
-    tok = bpetok.train(texts, size, pattern="gpt2")
+    tok = bpetok.train(texts, size, pattern="gpt2", tie_break=tie_break)
     return lambda: [tok.vocab[i] for i in range(256, len(tok.vocab))]
 
 
@@ -93,7 +96,6 @@ LIBRARIES = {
     "gigatoken": train_gigatoken,
     "tokenizers": train_tokenizers,
 }
-OTHER_TIES = ("tokenizers",)
 
 
 def forget_peak() -> None:
@@ -147,16 +149,13 @@ def measure(corpus: str, size: int, count: int) -> dict[str, object]:
         for name, outcome in outcomes.items():
             peaks[name].append(float(str(outcome["MiB"])))
             tokens[name] = outcome["tokens"]  # type: ignore[assignment]
-    steps = len(tokens["bpetok"])
+    in_their_order = [token.hex() for token in train_bpetok(CORPORA[corpus](), size, "huggingface")()]
     print(f"\n{corpus}, {size:,} tokens")
     for name in LIBRARIES:
         middle = statistics.median(one[name] for one in seconds)
-        same = same_steps(tokens["bpetok"], tokens[name])
-        known = (
-            f"the same {steps:,} merges" if same == steps == len(tokens[name]) else f"{same:,} of {steps:,} the same"
-        )
-        if name in OTHER_TIES:
-            known += " (another tie-break)"
+        ours = in_their_order if name == "tokenizers" else tokens["bpetok"]
+        same = same_steps(ours, tokens[name])
+        known = f"{'the' if ours == tokens[name] else 'NOT THE'} same {same:,} merges"
         print(f"  {name:<11}{middle:8.3f} s {statistics.median(peaks[name]):8.0f} MiB   {known}")
     ratios = times_faster(seconds)
     leanest = min(statistics.median(peaks[name]) for name in LIBRARIES if name != "bpetok")

@@ -32,10 +32,10 @@ from typing import Literal
 
 from bpetok import patterns
 from bpetok.errors import SpecialTokenError, UnknownIdError, VocabError
-from bpetok.text import Text, as_bytes
+from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
 
 Pair = tuple[int, int]
-TieBreak = Literal["smallest", "first"]
+TieBreak = Literal["smallest", "huggingface", "first"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,8 @@ class BasicTokenizer:
         """Learns merges from a text until there are `vocab_size` tokens, or no pair is left.
 
         Each step merges the pair that occurs most often. Among equal counts `smallest` takes the smallest left id,
-        then right id (the core, rustbpe), `first` the pair met first in the text (minbpe). `verbose` logs each step.
+        then right id (the core, rustbpe), `huggingface` the same with the bytes in the order of its byte-level
+        alphabet, `first` the pair met first in the text (minbpe). `verbose` logs each step.
 
         Raises:
             VocabError: `vocab_size` is under 256.
@@ -340,6 +341,8 @@ class GPT4Tokenizer(RegexTokenizer):
 def _best_pair(counts: Counter[Pair], tie_break: TieBreak) -> Pair:
     if tie_break == "first":
         return max(counts, key=counts.__getitem__)  # a Counter keeps the order in which its keys came
+    if tie_break == "huggingface":
+        return min(counts, key=lambda pair: (-counts[pair], *(BYTE_LEVEL_ORDER[i] if i < 256 else i for i in pair)))
     return min(counts, key=lambda pair: (-counts[pair], pair))
 
 

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 Text = str | bytes | bytearray | memoryview
 
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+
+BYTE_LEVEL_ORDER = bytes(
+    [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)].index(byte) for byte in range(256)
+)
+"""Of each byte, its place among the 256 characters that GPT-2 writes bytes with, and byte-level BPE since: the
+printable ones of Latin-1 first. Source: `bytes_to_unicode` in openai/gpt-2, src/encoder.py."""
+
 
 def as_bytes(text: Text) -> bytes:
     r"""The text as UTF-8 bytes; bytes are taken as they are.

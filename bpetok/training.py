@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from bpetok import _core
 from bpetok.counts import PretokenCounts, batches
 from bpetok.errors import DataError, VocabError
-from bpetok.text import Text
+from bpetok.text import BYTE_LEVEL_ORDER, Text
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import Vocab
 
 Source = PretokenCounts | Path | Text | Iterable[Path | Text]
 Progress = Callable[[str, int], object]
+TieBreak = Literal["smallest", "huggingface"]
+
+_BYTE_ORDERS = {"smallest": bytes(range(256)), "huggingface": BYTE_LEVEL_ORDER}
 
 
 def train(
@@ -27,7 +30,7 @@ def train(
     *,
     pattern: str | None = "gpt4",
     special_tokens: Iterable[str] = (),
-    tie_break: str = "smallest",
+    tie_break: TieBreak = "smallest",
     min_count: int = 1,
     field: str = "text",
     name: str = "bpetok",
@@ -36,8 +39,8 @@ def train(
 ) -> Tokenizer:
     """Learns a vocabulary from text.
 
-    Each step merges the pair of neighbours that occurs most often; of equal ones, that with the smallest left id,
-    then right id. The result depends on the text alone: not on its order, nor on how files are cut to read them.
+    Each step merges the pair of neighbours that occurs most often; of equal ones, that which `tie_break` names. The
+    result depends on the text alone: not on its order, nor on how files are cut to read them.
 
     Args:
         source: one text or many: `str` and `bytes` are text, `pathlib.Path` names a text file (read in chunks) or a
@@ -45,7 +48,9 @@ def train(
         vocab_size: 256 bytes and the merges; the special tokens come on top. Fewer come out if no pair is left.
         pattern: how text is cut: a name of `bpetok.patterns`, a regular expression, or None. Counts have their own.
         special_tokens: texts of tokens that are never merged. They get the highest ids, in this order.
-        tie_break: "smallest", the only one here; `bpetok.reference` has "first" too.
+        tie_break: among pairs that occur equally often, "smallest" merges that with the smallest left id, then right id
+            (as rustbpe); "huggingface" does so with bytes in the order of the byte-level alphabet (as the trainer of
+            Hugging Face's tokenizers). `bpetok.reference` has minbpe's "first" too.
         min_count: a pair that occurs less often does not merge.
         field: where a `.jsonl` row has its text.
         name: what to call the vocabulary.
@@ -69,13 +74,13 @@ def train(
         raise VocabError(f"train: special_tokens must be a list of texts, got the text {special_tokens!r}")
     if min_count < 1:
         raise DataError(f"train: min_count must be at least 1, got {min_count}")
-    if tie_break != "smallest":
-        raise DataError(f'train: tie_break must be "smallest", got {tie_break!r}')
+    if tie_break not in _BYTE_ORDERS:
+        raise DataError(f"train: tie_break must be one of {', '.join(_BYTE_ORDERS)}, got {tie_break!r}")
     report = progress or (lambda stage, amount: None)
     counts = source if isinstance(source, PretokenCounts) else _count(source, pattern, field, num_threads, report)
     if counts.total == 0:
         raise DataError("train: the source must hold text, got none")
-    merges = _merge(counts, vocab_size - 256, min_count, report)
+    merges = _merge(counts, vocab_size - 256, min_count, _BYTE_ORDERS[tie_break], report)
     provenance = {
         "trained by": f"bpetok {_core.version}",
         "tie_break": tie_break,
@@ -114,7 +119,9 @@ def _count(
     return counts
 
 
-def _merge(counts: PretokenCounts, merges: int, min_count: int, report: Progress) -> list[tuple[int, int]]:
+def _merge(
+    counts: PretokenCounts, merges: int, min_count: int, byte_order: bytes, report: Progress
+) -> list[tuple[int, int]]:
     done = 0
 
     def on_progress(made: int) -> None:
@@ -122,5 +129,5 @@ def _merge(counts: PretokenCounts, merges: int, min_count: int, report: Progress
         report("merge", made - done)
         done = made
 
-    made = _core.train(counts.core, merges, min_count, on_progress)
+    made = _core.train(counts.core, merges, min_count, on_progress, byte_order)
     return [(left, right) for left, right, _ in made]

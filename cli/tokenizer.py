@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
@@ -38,6 +38,13 @@ _input = click.argument("file", type=click.File("rb"), default="-")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
 @click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
 @click.option("--no-specials", is_flag=True, help=f"Do not add {END_OF_TEXT}.")
+@click.option(
+    "--tie-break",
+    type=click.Choice(["smallest", "huggingface"]),
+    default="smallest",
+    show_default=True,
+    help="Which of equally frequent pairs merges first.",
+)
 @click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="Merge no rarer pair.")
 @click.option("--field", default="text", show_default=True, help="Where a .jsonl row has its text.")
 @json_option
@@ -49,6 +56,7 @@ def train(
     output: str,
     special: tuple[str, ...],
     no_specials: bool,
+    tie_break: Literal["smallest", "huggingface"],
     min_count: int,
     field: str,
     as_json: bool,
@@ -72,6 +80,7 @@ def train(
             vocab_size,
             pattern=pattern,
             special_tokens=specials,
+            tie_break=tie_break,
             min_count=min_count,
             field=field,
             name=Path(output).stem,

@@ -7,6 +7,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <numeric>
+
 #include "decode.h"
 #include "encode.h"
 #include "from_python.h"
@@ -264,12 +266,21 @@ nb::list count_items(const PretokenCounts& self) {
 }
 
 nb::list train_merges(const PretokenCounts& counts, std::size_t merges, Count min_count,
-                      std::optional<nb::callable> progress) {
+                      std::optional<nb::callable> progress, std::optional<nb::bytes> byte_order) {
+    ByteOrder order;
+    std::iota(order.begin(), order.end(), std::uint8_t{0});
+    if (byte_order) {
+        const ByteOrder every_byte = order;
+        const Bytes given = bytes_of(*byte_order);
+        if (given.size() == order.size()) std::copy(given.begin(), given.end(), order.begin());
+        if (given.size() != order.size() || !std::is_permutation(order.begin(), order.end(), every_byte.begin()))
+            throw DataError("train: a byte order must have each of the 256 bytes once");
+    }
     const Progress report = checked_progress(std::move(progress));
     std::vector<Merge> made;
     {
         const NoGil no_gil;
-        made = train(counts, merges, min_count, report);
+        made = train(counts, merges, min_count, order, report);
     }
     nb::list out;
     for (const Merge& merge : made) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
@@ -429,8 +440,10 @@ void bind_training(nb::module_& m) {
         .def_prop_ro("total", &PretokenCounts::total)
         .def("__len__", &PretokenCounts::size);
     m.def("train", train_merges, "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
+          "byte_order"_a.none() = nb::none(),
           nb::sig("def train(counts: PretokenCounts, merges: int, min_count: int, "
-                  "progress: collections.abc.Callable[[int], object] | None = None) -> list[tuple[int, int, int]]"));
+                  "progress: collections.abc.Callable[[int], object] | None = None, byte_order: bytes | None = None) "
+                  "-> list[tuple[int, int, int]]"));
 }
 
 }  // namespace

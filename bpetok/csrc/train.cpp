@@ -27,7 +27,7 @@ constexpr Id right_of(Key key) { return static_cast<Id>(key); }
 // first, so that few numbers tell how often each occurs.
 class Words {
   public:
-    explicit Words(const PretokenCounts& counts);
+    Words(const PretokenCounts& counts, const ByteOrder& order);
 
     std::vector<Id>& cells() { return cells_; }
 
@@ -47,7 +47,7 @@ class Words {
     std::size_t at_ = 0;
 };
 
-Words::Words(const PretokenCounts& counts) {
+Words::Words(const PretokenCounts& counts, const ByteOrder& order) {
     std::vector<PretokenCounts::Item> entries = counts.items();
     std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.count > b.count; });
     std::size_t total = 1;
@@ -64,7 +64,7 @@ Words::Words(const PretokenCounts& counts) {
     cells_.reserve(total);
     cells_.push_back(kSeparator);
     for (const auto& entry : entries) {
-        for (const char c : entry.pretoken) cells_.push_back(static_cast<unsigned char>(c));
+        for (const char c : entry.pretoken) cells_.push_back(order[static_cast<unsigned char>(c)]);
         cells_.push_back(kSeparator);
         if (weights_.empty() || weights_.back() != entry.count) {
             weights_.push_back(entry.count);
@@ -186,7 +186,7 @@ class Queue {
 // is drawn, to be put back with its true count.
 class Trainer {
   public:
-    Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count);
+    Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order);
     std::vector<Merge> run(const Progress& progress);
 
   private:
@@ -227,8 +227,8 @@ class Trainer {
     std::vector<Id> lefts_met_, rights_met_;
 };
 
-Trainer::Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count)
-    : words_(counts), merges_(merges), min_count_(min_count), lengths_(kBytes, 1) {
+Trainer::Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order)
+    : words_(counts, order), merges_(merges), min_count_(min_count), lengths_(kBytes, 1) {
     count_bytes();
 }
 
@@ -357,8 +357,16 @@ void Trainer::add(Key key, Neighbour& neighbour, Position& end) {
 
 }  // namespace
 
-std::vector<Merge> train(const PretokenCounts& counts, std::size_t merges, Count min_count, const Progress& progress) {
-    return Trainer(counts, merges, min_count).run(progress);
+std::vector<Merge> train(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order,
+                         const Progress& progress) {
+    std::array<Id, kBytes> byte_at_place;
+    for (Id byte = 0; byte < kBytes; ++byte) byte_at_place[order[byte]] = byte;
+    std::vector<Merge> made = Trainer(counts, merges, min_count, order).run(progress);
+    for (Merge& merge : made) {
+        if (merge.left < kBytes) merge.left = byte_at_place[merge.left];
+        if (merge.right < kBytes) merge.right = byte_at_place[merge.right];
+    }
+    return made;
 }
 
 }  // namespace bpetok

@@ -17,6 +17,7 @@ import bpetok
 from bpetok import _core, reference, streams
 from bpetok import counts as counting
 from bpetok.counts import PretokenCounts
+from bpetok.text import BYTE_LEVEL_ORDER
 
 RUNS = st.lists(st.builds(lambda char, n: char * n, st.sampled_from("ab "), st.integers(1, 9)), max_size=12).map(
     "".join
@@ -30,9 +31,9 @@ def merges_of(tok):
     return list(tok.vocab.merges)
 
 
-def slow_merges(text, vocab_size, pattern):
+def slow_merges(text, vocab_size, pattern, tie_break="smallest"):
     twin = reference.RegexTokenizer(pattern)
-    twin.train(text, vocab_size, tie_break="smallest")
+    twin.train(text, vocab_size, tie_break=tie_break)
     return list(twin.merges)
 
 
@@ -43,6 +44,36 @@ def slow_merges(text, vocab_size, pattern):
 @given(text=SMALL_TEXTS, vocab_size=st.integers(256, 300))
 def test_merges_are_those_of_the_slow_twin(pattern, text, vocab_size):
     assert merges_of(bpetok.train(text, vocab_size, pattern=pattern)) == slow_merges(text, vocab_size, pattern)
+
+
+@given(text=st.text("ab 1é\n", min_size=1, max_size=80), vocab_size=st.integers(256, 300))
+def test_merges_in_hugging_faces_order_are_those_of_the_slow_twin(text, vocab_size):
+    merges = merges_of(bpetok.train(text, vocab_size, pattern="gpt2", tie_break="huggingface"))
+    assert merges == slow_merges(text, vocab_size, "gpt2", "huggingface")
+
+
+def test_pairs_that_are_equally_frequent_merge_in_the_order_that_was_named():
+    # A space is byte 32; in the byte-level alphabet it stands behind all letters.
+    assert merges_of(bpetok.train(" a bc", 257, pattern=r"[ ]a|[ ]|bc")) == [(32, 97)]
+    assert merges_of(bpetok.train(" a bc", 257, pattern=r"[ ]a|[ ]|bc", tie_break="huggingface")) == [(98, 99)]
+
+
+@pytest.mark.parametrize("file", ["en_web.txt", "ru.txt", "zh.txt", "json.txt"])
+def test_merges_in_hugging_faces_order_are_those_of_its_trainer(data, file):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    text = (data / "corpus" / file).read_text(encoding="utf-8")[:400_000]
+    theirs = Tokenizer(models.BPE())
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    theirs.train_from_iterator(
+        [text], trainers.BpeTrainer(vocab_size=6000, initial_alphabet=alphabet, show_progress=False)
+    )
+    byte_of = {char: BYTE_LEVEL_ORDER.index(place) for place, char in enumerate(alphabet)}
+    vocab = theirs.get_vocab()
+    tokens = [bytes(byte_of[char] for char in token) for token in sorted(vocab, key=vocab.__getitem__)]
+    ours = bpetok.train(text, 6000, pattern="gpt2", tie_break="huggingface").vocab
+    assert [ours[i] for i in range(256, 6000)] == tokens[256:]
 
 
 @pytest.mark.parametrize(
@@ -324,6 +355,12 @@ def weighted_merges(weights, wanted):
     return made
 
 
+@pytest.mark.parametrize("order", [b"", b"a" * 256, bytes(range(256)) + b"a"])
+def test_a_byte_order_must_be_one(order):
+    with pytest.raises(bpetok.DataError, match="each of the 256 bytes once"):
+        _core.train(core_counts(ab=1), 1, 1, None, order)
+
+
 @pytest.mark.parametrize("times", [0, -1])
 def test_a_count_must_be_at_least_one(times):
     with pytest.raises(bpetok.DataError, match=f"a count must be at least 1, got {times}"):
@@ -373,7 +410,7 @@ def test_there_must_be_room_for_the_bytes():
 
 
 def test_only_one_way_to_break_ties_is_known_here():
-    with pytest.raises(bpetok.DataError, match="tie_break must be \"smallest\", got 'first'"):
+    with pytest.raises(bpetok.DataError, match="tie_break must be one of smallest, huggingface, got 'first'"):
         bpetok.train("a", 256, tie_break="first")
 
 

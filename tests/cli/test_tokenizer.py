@@ -33,6 +33,16 @@ def test_train_takes_specials_patterns_rows_folders_and_standard_input(run, fold
     )
 
 
+def test_train_takes_the_tie_break_that_was_named(run, folder) -> None:
+    for tie_break in ("smallest", "huggingface"):
+        args = ("--vocab-size", 320, "--tie-break", tie_break, "-o", "t.bpetok")
+        assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 0
+        expected = bpetok.train(folder / "corpus.txt", 320, special_tokens=["<|endoftext|>"], tie_break=tie_break)
+        assert bpetok.load(folder / "t.bpetok") == expected
+        assert bpetok.load(folder / "t.bpetok").vocab.provenance["tie_break"] == tie_break
+    assert run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "--tie-break", "x", "-o", "t", cwd=folder).code == 2
+
+
 def test_train_says_when_no_pair_is_left(run, folder) -> None:
     done = run("bpetok", "train", "-", "--vocab-size", 1000, "-o", "s.bpetok", "--json", cwd=folder, given=b"ab ab")
     assert done.code == 0 and done.json["vocab_size"] == 258
