@@ -40,7 +40,8 @@ def test_train_takes_the_tie_break_that_was_named(run, folder) -> None:
         expected = bpetok.train(folder / "corpus.txt", 320, special_tokens=["<|endoftext|>"], tie_break=tie_break)
         assert bpetok.load(folder / "t.bpetok") == expected
         assert bpetok.load(folder / "t.bpetok").vocab.provenance["tie_break"] == tie_break
-    assert run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "--tie-break", "x", "-o", "t", cwd=folder).code == 2
+    args = ("--vocab-size", 300, "--tie-break", "x", "-o", "t")
+    assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 2
 
 
 def test_train_says_when_no_pair_is_left(run, folder) -> None:
