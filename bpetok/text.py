@@ -4,11 +4,10 @@ from __future__ import annotations
 
 Text = str | bytes | bytearray | memoryview
 
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+_BYTE_LEVEL_ALPHABET = sorted(range(256), key=lambda byte: (byte not in _PRINTABLE, byte))
 
-BYTE_LEVEL_ORDER = bytes(
-    [*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)].index(byte) for byte in range(256)
-)
+BYTE_LEVEL_ORDER = bytes(sorted(range(256), key=_BYTE_LEVEL_ALPHABET.__getitem__))
 """Of each byte, its place among the 256 characters that GPT-2 writes bytes with, and byte-level BPE since: the
 printable ones of Latin-1 first. Source: `bytes_to_unicode` in openai/gpt-2, src/encoder.py."""
 
