@@ -157,7 +157,8 @@ def test_eight_times_the_text_takes_about_eight_times_the_time(encoding, name, f
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_twice_the_text_takes_at_most_2_3_times_the_time_in_every_family(encoding, name, family):
-    assert growth(encoding(name), FAMILIES[family], 4 * MB, times=2, seconds=cold_seconds) <= 2.3
+    # 4 MB take five milliseconds, of which it is a matter of luck how many are the system's clearing of memory.
+    assert growth(encoding(name), FAMILIES[family], 16 * MB, times=2, seconds=cold_seconds) <= 2.3
 
 
 @pytest.mark.parametrize("name", NAMES)
