@@ -157,8 +157,9 @@ def test_eight_times_the_text_takes_about_eight_times_the_time(encoding, name, f
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", NAMES)
 def test_twice_the_text_takes_at_most_2_3_times_the_time_in_every_family(encoding, name, family):
-    # 4 MB take five milliseconds, of which it is a matter of luck how many are the system's clearing of memory.
-    assert growth(encoding(name), FAMILIES[family], 16 * MB, times=2, seconds=cold_seconds) <= 2.3
+    # Of shorter texts it is a matter of luck how much of their memory is cleared anew and how much of them stays near
+    # the processor, so that one of 32 MB may take 2.7 times as long as one of 16.
+    assert growth(encoding(name), FAMILIES[family], 32 * MB, times=2, enough=2.3, seconds=cold_seconds) <= 2.3
 
 
 @pytest.mark.parametrize("name", NAMES)
