@@ -10,7 +10,6 @@ Counts of the parts of a corpus merge, in any order, to those of the whole.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bpetok import _core, patterns, sources
 from bpetok.errors import IncompatibleError
 from bpetok.streams import CHUNK_BYTES, Window, chunks_of
 from bpetok.text import Text, as_bytes, no_text
+from bpetok.threads import threads_or_all
 
 Progress = Callable[[int], object]
 
@@ -85,7 +85,7 @@ class PretokenCounts:
                 progress(bytes_ - done)
             done = bytes_
 
-        self.bytes += self.core.add_texts(scanner, texts, checked_threads(num_threads), on_progress)
+        self.bytes += self.core.add_texts(scanner, texts, threads_or_all(num_threads), on_progress)
         self.documents += len(texts)
 
     def add_chunks(self, chunks: Iterable[bytes], *, num_threads: int | None = 1) -> None:
@@ -97,7 +97,7 @@ class PretokenCounts:
         if scanner in (None, "none"):
             self.add_text(b"".join(chunks))
             return
-        threads = checked_threads(num_threads)
+        threads = threads_or_all(num_threads)
         window = Window()
         for chunk in chunks:
             self.bytes += len(chunk)
@@ -125,7 +125,7 @@ class PretokenCounts:
             for texts in batches(document.text for document in sources.read_rows(path, field)):
                 self.add_texts(texts, num_threads=num_threads, progress=progress)
             return
-        threads = checked_threads(num_threads)
+        threads = threads_or_all(num_threads)
         with open(path, "rb") as file:
             chunks = chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)
             self.add_chunks(_reported(chunks, progress or (lambda _: None)), num_threads=threads)
@@ -157,19 +157,6 @@ def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def checked_threads(num_threads: int | None) -> int:
-    """`num_threads`, or how many processors this process may use where it is None.
-
-    Raises:
-        ValueError: it is under 1.
-    """
-    if num_threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-    return num_threads
 
 
 def _reported(chunks: Iterable[bytes], report: Progress) -> Iterator[bytes]:

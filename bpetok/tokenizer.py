@@ -13,12 +13,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bpetok import _core, formats, patterns
 from bpetok.errors import UnknownTokenError
 from bpetok.streams import Window
 from bpetok.text import Text, as_bytes
+from bpetok.threads import checked_threads
 from bpetok.vocab import END_OF_TEXT, RankTable, Vocab
 
 if TYPE_CHECKING:
@@ -147,13 +148,13 @@ class Tokenizer:
         allowed, refused = self._rules(allowed_special, disallowed_special)
         if self._needs_regex:
             return [_list(self._encode_by_regex(one, allowed, refused)) for one in text]
-        return self._encoder.encode_batch(text, _checked_threads(num_threads), allowed, refused)
+        return self._encoder.encode_batch(text, checked_threads(num_threads), allowed, refused)
 
     def encode_ordinary_batch(self, text: Sequence[Text], *, num_threads: int = 8) -> list[list[int]]:
         """The ids of many texts in which special tokens are text; threads as `encode_batch`."""
         if self._needs_regex:
             return [self.encode_ordinary(one) for one in text]
-        return self._encoder.encode_batch(text, _checked_threads(num_threads))
+        return self._encoder.encode_batch(text, checked_threads(num_threads))
 
     def encode_batch_to_numpy(
         self, text: Sequence[Text], *, num_threads: int = 8
@@ -164,7 +165,7 @@ class Tokenizer:
             (ids, offsets): text i has `ids[offsets[i]:offsets[i + 1]]`; shapes (ids,) and (texts + 1,).
         """
         if not self._needs_regex:
-            return self._encoder.encode_batch_to_numpy(text, _checked_threads(num_threads))
+            return self._encoder.encode_batch_to_numpy(text, checked_threads(num_threads))
         import numpy as np
 
         arrays = [self._encode_by_regex(one) for one in text]
@@ -199,7 +200,7 @@ class Tokenizer:
         """How many ids `encode_ordinary` gives for each text; threads as `encode_batch`."""
         if self._needs_regex:
             return [self.count(one) for one in text]
-        return self._encoder.count_batch(text, _checked_threads(num_threads))
+        return self._encoder.count_batch(text, checked_threads(num_threads))
 
     def clear_cache(self) -> None:
         """Gives back the memory that is kept for calls to come: the caches of pretokens, and that of dropped arrays."""
@@ -260,12 +261,12 @@ class Tokenizer:
 
     def decode_batch(self, batch: Sequence[Ids], *, errors: str = "replace", num_threads: int = 8) -> list[str]:
         """The text of each list of ids. (`num_threads` is taken for tiktoken's sake.)"""
-        _checked_threads(num_threads)
+        checked_threads(num_threads)
         return [self.decode(tokens, errors) for tokens in batch]
 
     def decode_bytes_batch(self, batch: Sequence[Ids], *, num_threads: int = 8) -> list[bytes]:
         """The bytes of each list of ids. (`num_threads` is taken for tiktoken's sake.)"""
-        _checked_threads(num_threads)
+        checked_threads(num_threads)
         return [self.decode_bytes(tokens) for tokens in batch]
 
     def decode_stream(self, tokens: Iterable[int], errors: str = "replace") -> Iterator[str]:
@@ -455,14 +456,6 @@ def load(
 
 def _rebuild(kind: type[Tokenizer], vocab: Vocab, cache_mb: int) -> Tokenizer:
     return kind(vocab, cache_mb=cache_mb)
-
-
-def _checked_threads(num_threads: int) -> int:
-    if not isinstance(num_threads, SupportsIndex):
-        raise TypeError(f"num_threads must be an int, got {num_threads!r}")
-    if num_threads < 1:
-        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-    return num_threads
 
 
 def _names(argument: str, value: Collection[str]) -> frozenset[str]:
