@@ -40,6 +40,7 @@ from bpetok.errors import (
     FormatError,
     IdRangeError,
     IncompatibleError,
+    MemoryLimitError,
     MissingExtraError,
     PatternError,
     SpecialTokenError,
@@ -49,7 +50,7 @@ from bpetok.errors import (
     VocabError,
 )
 from bpetok.tokenizer import Tokenizer, load
-from bpetok.training import train
+from bpetok.training import extend, train
 from bpetok.vocab import Vocab
 
 __version__: str = _core.version
@@ -57,6 +58,7 @@ __version__: str = _core.version
 __all__ = [  # noqa: RUF022  in the order of the road
     "PretokenCounts",
     "train",
+    "extend",
     "Vocab",
     "Tokenizer",
     "load",
@@ -71,6 +73,7 @@ __all__ = [  # noqa: RUF022  in the order of the road
     "FormatError",
     "IdRangeError",
     "IncompatibleError",
+    "MemoryLimitError",
     "MissingExtraError",
     "PatternError",
     "SpecialTokenError",

@@ -10,8 +10,11 @@ Counts of the parts of a corpus merge, in any order, to those of the whole.
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from bpetok import _core, patterns, sources
 from bpetok.errors import IncompatibleError
@@ -26,7 +29,16 @@ BATCH_BYTES = 1 << 24
 
 
 class PretokenCounts:
-    """Mergeable counts of pretokens under one split pattern."""
+    """Mergeable counts of pretokens under one split pattern.
+
+    Attributes:
+        split: the pattern.
+        documents: how many texts were counted.
+        bytes: how many bytes they had.
+        sources: the files that were counted: of each its name, its size in bytes and its sha256.
+    """
+
+    SUFFIX = ".counts"
 
     def __init__(self, pattern: str | None = "gpt4") -> None:
         """`pattern`: a name, a regular expression, or None for no split."""
@@ -34,6 +46,7 @@ class PretokenCounts:
         self.core = _core.PretokenCounts()
         self.documents = 0
         self.bytes = 0
+        self.sources: list[dict[str, Any]] = []
 
     def __len__(self) -> int:
         """How many distinct pretokens there are."""
@@ -44,22 +57,34 @@ class PretokenCounts:
         """How many pretokens there are, repeated ones each time."""
         return self.core.total
 
+    @property
+    def distinct_bytes(self) -> int:
+        """How many bytes the distinct pretokens have."""
+        return self.core.distinct_bytes
+
     def items(self) -> list[tuple[bytes, int]]:
         """Each distinct pretoken and its count, in order of first occurrence."""
         return self.core.items()
 
     def add_text(self, text: Text) -> None:
         """Counts the pretokens of a whole text."""
-        from bpetok.reference import split
-
         data = as_bytes(text)
         self.documents += 1
         self.bytes += len(data)
         if self.split.scanner is not None:
             self.core.add_text(self.split.scanner, data)
             return
-        for pretoken in split(self.split.regex, data):
-            self.core.add(pretoken)
+        times: Counter[Text] = Counter(patterns.pieces(self.split, data))
+        for pretoken, count in times.items():
+            self.core.add(as_bytes(pretoken), count)
+
+    def add(self, pretoken: bytes, times: int = 1) -> None:
+        """Counts a pretoken that was cut elsewhere so many times more.
+
+        Raises:
+            DataError: `times` is under 1, the pretoken is empty, or all together would not fit 64 bits.
+        """
+        self.core.add(pretoken, times)
 
     def add_texts(
         self, texts: Sequence[Text], *, num_threads: int | None = None, progress: Progress | None = None
@@ -107,28 +132,57 @@ class PretokenCounts:
         self.add_text(window.text)
 
     def add_file(
-        self, path: Path, *, field: str = "text", num_threads: int | None = None, progress: Progress | None = None
+        self,
+        file: Path | BinaryIO,
+        *,
+        field: str = "text",
+        num_threads: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Counts the pretokens of a text file, or of each row of a `.jsonl` file.
+        """Counts a text file, each row of a `.jsonl` or `.parquet` file, or takes the counts of a `.counts` file.
 
         Args:
-            path: the file.
+            file: its path; or a text file or pipe that is open for reading bytes.
             field: where a row has its text.
             num_threads: as `add_texts`.
             progress: called now and then with the bytes read since the last call.
 
         Raises:
             DataError: a row is not as it has to be; names file and line.
+            IncompatibleError: the file has counts that were cut by another pattern.
             OSError: the file cannot be read.
         """
-        if sources.is_rows(path):
-            for texts in batches(document.text for document in sources.read_rows(path, field)):
+        if not isinstance(file, Path):
+            self._add_opened(file, str(getattr(file, "name", "a stream")), num_threads, progress)
+        elif file.suffix == self.SUFFIX:
+            self.merge(PretokenCounts.load(file))
+        elif sources.is_rows(file):
+            for texts in batches(document.text for document in sources.read_rows(file, field)):
                 self.add_texts(texts, num_threads=num_threads, progress=progress)
-            return
+            with open(file, "rb") as opened:
+                self._add_source(str(file), file.stat().st_size, hashlib.file_digest(opened, "sha256").hexdigest())
+        else:
+            with open(file, "rb") as opened:
+                self._add_opened(opened, str(file), num_threads, progress)
+
+    def _add_opened(self, file: BinaryIO, name: str, num_threads: int | None, progress: Progress | None) -> None:
         threads = threads_or_all(num_threads)
-        with open(path, "rb") as file:
-            chunks = chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)
-            self.add_chunks(_reported(chunks, progress or (lambda _: None)), num_threads=threads)
+        size, digest = 0, hashlib.sha256()
+
+        def seen(chunks: Iterable[bytes]) -> Iterator[bytes]:
+            nonlocal size
+            for chunk in chunks:
+                size += len(chunk)
+                digest.update(chunk)
+                yield chunk
+                if progress is not None:
+                    progress(len(chunk))
+
+        self.add_chunks(seen(chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)), num_threads=threads)
+        self._add_source(name, size, digest.hexdigest())
+
+    def _add_source(self, name: str, size: int, sha256: str) -> None:
+        self.sources.append({"file": name, "bytes": size, "sha256": sha256})
 
     def merge(self, other: PretokenCounts) -> None:
         """Adds the counts of another part of the corpus.
@@ -141,6 +195,29 @@ class PretokenCounts:
         self.core.merge(other.core)
         self.documents += other.documents
         self.bytes += other.bytes
+        self.sources += other.sources
+
+    def save(self, path: str | Path) -> None:
+        """Writes a `.counts` file, from which training goes on as from the text itself; see `bpetok.countfiles`.
+
+        Raises:
+            FormatError: the name does not end in `.counts`.
+        """
+        from bpetok import countfiles
+
+        countfiles.write(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> PretokenCounts:
+        """The counts of a `.counts` file.
+
+        Raises:
+            FormatError: it is no such file.
+            CorruptionError: it is not as it was written.
+        """
+        from bpetok import countfiles
+
+        return countfiles.read(Path(path))
 
 
 def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
@@ -157,9 +234,3 @@ def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _reported(chunks: Iterable[bytes], report: Progress) -> Iterator[bytes]:
-    for chunk in chunks:
-        yield chunk
-        report(len(chunk))

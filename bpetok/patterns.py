@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -118,6 +119,7 @@ class SplitPattern:
         return self.name or self.regex or "none"
 
 
+_AT_ONCE = 1 << 20  # bytes of text that the `regex` module may take without a pause, for Ctrl-C and memory
 _NONE = SplitPattern(None, None, "none", None)
 _NAMED = {name: SplitPattern(expression, name, name, unicode_version) for name, expression in SPELLINGS.items()}
 _BY_SPELLING = {pattern.regex: pattern for pattern in _NAMED.values()} | {
@@ -212,13 +214,31 @@ def cut(expression: regex.Pattern[str], text: str) -> list[str]:
     >>> cut(compile_regex("[a-z]+"), "ab12cd")
     ['ab', '12', 'cd']
     """
-    pieces = []
+    return list(_matches_and_gaps(expression, text))
+
+
+def _matches_and_gaps(expression: regex.Pattern[str], text: str) -> Iterator[str]:
     end = 0
     for match in expression.finditer(text):
-        pieces += [text[end : match.start()], match.group()]
+        if end < match.start():
+            yield text[end : match.start()]
+        if match.group():
+            yield match.group()
         end = match.end()
-    pieces.append(text[end:])
-    return [piece for piece in pieces if piece]
+    if end < len(text):
+        yield text[end:]
+
+
+def pieces(pattern: SplitPattern, data: bytes) -> Iterable[str] | Iterable[bytes]:
+    """As `cut_text`, but a long text is cut as one goes, not at once."""
+    if len(data) < _AT_ONCE:
+        return cut_text(pattern, data)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return cut_text(pattern, data)
+    assert pattern.regex is not None
+    return _matches_and_gaps(compile_regex(pattern.regex), text)
 
 
 def cut_text(pattern: SplitPattern, text: Text) -> list[str] | list[bytes]:
@@ -236,7 +256,7 @@ def cut_text(pattern: SplitPattern, text: Text) -> list[str] | list[bytes]:
         return split(pattern.regex, text)
     expression = compile_regex(pattern.regex)
     if expression.groups == 0:
-        pieces: list[str] = expression.findall(readable)
-        if sum(map(len, pieces)) == len(readable):
-            return pieces
+        found: list[str] = expression.findall(readable)
+        if sum(map(len, found)) == len(readable):
+            return found
     return cut(expression, readable)

@@ -35,7 +35,7 @@ from bpetok.errors import SpecialTokenError, UnknownIdError, VocabError
 from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
 
 Pair = tuple[int, int]
-TieBreak = Literal["smallest", "huggingface", "first"]
+TieBreak = Literal["smallest", "huggingface", "largest", "first"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,8 +178,9 @@ class BasicTokenizer:
         """Learns merges from a text until there are `vocab_size` tokens, or no pair is left.
 
         Each step merges the pair that occurs most often. Among equal counts `smallest` takes the smallest left id,
-        then right id (the core, rustbpe), `huggingface` the same with the bytes in the order of its byte-level
-        alphabet, `first` the pair met first in the text (minbpe). `verbose` logs each step.
+        then right id (rustbpe), `huggingface` the same with the bytes in the order of its byte-level alphabet,
+        `largest` the left token with the greatest bytes, then the right one (subword-nmt), `first` the pair met first
+        in the text (minbpe). `verbose` logs each step.
 
         Raises:
             VocabError: `vocab_size` is under 256.
@@ -188,18 +189,31 @@ class BasicTokenizer:
             raise VocabError(f"train: vocab_size must be at least 256, one for each byte, got {vocab_size}")
         chunks = [list(pretoken) for pretoken in split(self.pattern, text)]
         self.merges = {}
+        self._derive()
         for new_id in range(256, vocab_size):
             counts: Counter[Pair] = Counter()
             for ids in chunks:
                 count_pairs(ids, counts)
             if not counts:
                 break
-            pair = _best_pair(counts, tie_break)
+            pair = self._best_pair(counts, tie_break)
             chunks = [merge(ids, pair, new_id) for ids in chunks]
             self.merges[pair] = new_id
+            self.vocab[new_id] = self.vocab[pair[0]] + self.vocab[pair[1]]
             if verbose:
                 logger.info("merge %d: %s, which occurred %d times", new_id, pair, counts[pair])
         self._derive()
+
+    def _best_pair(self, counts: Counter[Pair], tie_break: TieBreak) -> Pair:
+        most = max(counts.values())
+        best = [pair for pair, count in counts.items() if count == most]  # in the order in which they were met
+        if tie_break == "first":
+            return best[0]
+        if tie_break == "largest":
+            return max(best, key=lambda pair: (self.vocab[pair[0]], self.vocab[pair[1]]))
+        if tie_break == "huggingface":
+            return min(best, key=lambda pair: [BYTE_LEVEL_ORDER[i] if i < 256 else i for i in pair])
+        return min(best)
 
     def encode(self, text: Text) -> list[int]:
         """The ids of a text."""
@@ -336,14 +350,6 @@ class GPT4Tokenizer(RegexTokenizer):
 
 
 # ---- small parts -------------------------------------------------------------------------------------------------
-
-
-def _best_pair(counts: Counter[Pair], tie_break: TieBreak) -> Pair:
-    if tie_break == "first":
-        return max(counts, key=counts.__getitem__)  # a Counter keeps the order in which its keys came
-    if tie_break == "huggingface":
-        return min(counts, key=lambda pair: (-counts[pair], *(BYTE_LEVEL_ORDER[i] if i < 256 else i for i in pair)))
-    return min(counts, key=lambda pair: (-counts[pair], pair))
 
 
 def _printable(token: bytes) -> str:

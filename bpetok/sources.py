@@ -1,17 +1,19 @@
-"""Documents: the texts that training and shards are made of, from files.
+"""Documents: the texts that training and shards are made of, from files and rows.
 
-A text file is one document. A `.jsonl` file has one JSON object a line, each with its text in one field.
+A text file is one document. A `.jsonl` file has a JSON object a line, a `.parquet` file rows; each has its text in one
+field.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bpetok.errors import DataError
-from bpetok.text import as_bytes
+from bpetok.errors import DataError, MissingExtraError
+from bpetok.text import Text, as_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +25,8 @@ class Document:
 
 
 def is_rows(path: Path) -> bool:
-    """Whether the file holds a document a line, by its suffix."""
-    return path.suffix == ".jsonl"
+    """Whether the file holds a document a row, by its suffix."""
+    return path.suffix in _ROWS
 
 
 def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Document]:
@@ -42,30 +44,72 @@ def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Do
 
 
 def read_rows(path: Path, field: str) -> Iterator[Document]:
-    """The documents of a `.jsonl` file; empty lines are passed over. Raises as `read_documents`."""
+    """The documents of a file of rows. Raises as `read_documents`; MissingExtraError without pyarrow."""
+    return _ROWS[path.suffix](path, field)
+
+
+def _read_jsonl(path: Path, field: str) -> Iterator[Document]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 where = f"{path}:{number}"
-                yield Document(_text_of_row(line, field, where), where)
+                yield Document(_text_of_line(line, field, where), where)
 
 
-def _text_of_row(line: bytes, field: str, where: str) -> bytes:
+def _text_of_line(line: bytes, field: str, where: str) -> bytes:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: a row must be a JSON object, got {line[:60]!r}: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        keys = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise DataError(
-            f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}", hint="name it with --field"
-        )
-    text: str = row[field]
-    return as_bytes(text)
+    return as_bytes(_text_of_row(row, field, where))
+
+
+def _text_of_row(row: object, field: str, where: str) -> str:
+    text = row.get(field) if isinstance(row, Mapping) else None
+    if isinstance(text, str):
+        return text
+    keys = sorted(row) if isinstance(row, Mapping) else type(row).__name__
+    raise DataError(
+        f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}", hint="name it with --field"
+    )
+
+
+def _read_parquet(path: Path, field: str) -> Iterator[Document]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("data") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                _text_of_row(dict.fromkeys(file.schema_arrow.names), field, str(path))
+            number = 0
+            for batch in file.iter_batches(columns=[field], batch_size=1024):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    where = f"{path}:{number}"
+                    yield Document(as_bytes(_text_of_row({field: text}, field, where)), where)
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: must be a parquet file: {error}") from error
+
+
+_ROWS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def texts_of(documents: Iterable[Text | Mapping[str, Any]], field: str) -> Iterator[Text]:
+    """The texts among texts and rows.
+
+    Raises:
+        DataError: a row's field is missing or no string.
+        TypeError: a document is neither text nor a row.
+    """
+    for number, document in enumerate(documents, start=1):
+        yield _text_of_row(document, field, f"row {number}") if isinstance(document, Mapping) else document
 
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named; a folder stands for the `.txt` and `.jsonl` files below it, sorted by name.
+    """The files named; a folder stands for the `.txt`, `.jsonl` and `.parquet` files below it, sorted by name.
 
     Raises:
         DataError: a file is not there, or a folder holds no such file.
@@ -73,9 +117,9 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix in (".txt", ".jsonl"))
+            inside = sorted(file for file in path.rglob("*") if file.suffix == ".txt" or is_rows(file))
             if not inside:
-                raise DataError(f"{path}: the folder must hold .txt or .jsonl files, got none")
+                raise DataError(f"{path}: the folder must hold .txt, .jsonl or .parquet files, got none")
             files += inside
         elif path.exists():
             files.append(path)

@@ -1,27 +1,33 @@
-"""train: text -> Tokenizer.
+"""train: text -> Tokenizer; extend: a Tokenizer and text -> a larger one.
 
 The slow twin that defines the result is `BasicTokenizer.train` in `bpetok.reference`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
-from bpetok import _core
+from bpetok import _core, memory, sources
 from bpetok.counts import PretokenCounts, batches
-from bpetok.errors import DataError, VocabError
-from bpetok.text import BYTE_LEVEL_ORDER, Text
+from bpetok.errors import DataError, IncompatibleError, MemoryLimitError, VocabError
+from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
 from bpetok.tokenizer import Tokenizer
-from bpetok.vocab import Vocab
+from bpetok.vocab import MAX_ID, Vocab
 
-Source = PretokenCounts | Path | Text | Iterable[Path | Text]
+Row = Mapping[str, Any]
+Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row]
+Source = PretokenCounts | Documents
 Progress = Callable[[str, int], object]
-TieBreak = Literal["smallest", "huggingface"]
+TieBreak = Literal["smallest", "huggingface", "largest", "first"]
+TIE_BREAKS: tuple[TieBreak, ...] = ("smallest", "huggingface", "largest", "first")
+Tokens = Collection[bytes] | Callable[[bytes], bool]
 
-_BYTE_ORDERS = {"smallest": bytes(range(256)), "huggingface": BYTE_LEVEL_ORDER}
+MEMORY_PER_BYTE = 28
+"""Bytes of memory that merging takes, at most, for each byte of the distinct pretokens; see benchmarks/LOG.md."""
 
 
 def train(
@@ -32,102 +38,334 @@ def train(
     special_tokens: Iterable[str] = (),
     tie_break: TieBreak = "smallest",
     min_count: int = 1,
+    max_token_bytes: int | None = None,
+    allowed_merges: Tokens | None = None,
+    forbidden_merges: Tokens = (),
     field: str = "text",
     name: str = "bpetok",
     num_threads: int | None = None,
+    memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Tokenizer:
     """Learns a vocabulary from text.
 
-    Each step merges the pair of neighbours that occurs most often; of equal ones, that which `tie_break` names. The
-    result depends on the text alone: not on its order, nor on how files are cut to read them.
+    Each step merges the pair of neighbours that occurs most often; of equal ones, that which `tie_break` names. It
+    stops early when no pair is left; the vocabulary's `provenance` says so. The result depends on the text alone: not
+    on threads, nor on how files are cut to read them, nor (but for ties "first") on the order of the documents.
 
     Args:
-        source: one text or many: `str` and `bytes` are text, `pathlib.Path` names a text file (read in chunks) or a
-            `.jsonl` file of one text a line; or counts that were made before.
-        vocab_size: 256 bytes and the merges; the special tokens come on top. Fewer come out if no pair is left.
-        pattern: how text is cut: a name of `bpetok.patterns`, a regular expression, or None. Counts have their own.
+        source: one text or many. `str` and `bytes` are text; a `pathlib.Path` names a text file, which is read in
+            pieces, a `.jsonl` or `.parquet` file of a text a row, or a `.counts` file (`PretokenCounts.save`); what is
+            open for reading bytes is one text; mappings are rows, so a split of a dataset of Hugging Face is a source
+            as it is. Or counts made before.
+        vocab_size: 256 bytes and the merges; the special tokens come on top.
+        pattern: how text is cut: a name of `bpetok.patterns`, a regular expression, or None. `PretokenCounts` have
+            their own; files of counts must have been cut by this one.
         special_tokens: texts of tokens that are never merged. They get the highest ids, in this order.
-        tie_break: among pairs that occur equally often, "smallest" merges that with the smallest left id, then right id
-            (as rustbpe); "huggingface" does so with bytes in the order of the byte-level alphabet (as the trainer of
-            Hugging Face's tokenizers). `bpetok.reference` has minbpe's "first" too.
+        tie_break: among pairs that occur equally often,
+            "smallest" merges that with the smallest left id, then right id (as rustbpe);
+            "huggingface" does so with the bytes in the order of the byte-level alphabet (as tokenizers);
+            "largest" merges that whose left token's bytes are the greatest, then the right one's (as subword-nmt and
+            Stanford's CS336);
+            "first" merges that which stands first in the text (as minbpe and tiktoken's educational code); it needs the
+            text itself, and refuses counts.
         min_count: a pair that occurs less often does not merge.
-        field: where a `.jsonl` row has its text.
+        max_token_bytes: no token becomes longer.
+        allowed_merges: the tokens that may be made, as a collection or as a function of a token's bytes, which is asked
+            before a merge would make it; None for all.
+        forbidden_merges: the tokens that must not be made, likewise.
+        field: where a row has its text.
         name: what to call the vocabulary.
-        num_threads: how many count the text, at most; None for as many as this process may use at once. It changes
-            nothing in the result.
+        num_threads: how many count the text, at most; None for as many as this process may use at once.
+        memory_limit: how many bytes the whole process may take; None for no limit. The estimate is on the safe side.
         progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
             call (bytes, merges). An exception of its own stops the training.
 
     Raises:
-        VocabError: `vocab_size` is under 256, or a special token is also a token that merges.
+        VocabError: `vocab_size` is under 256 or too large, or a special token is also a token that merges.
         DataError: the source holds no text, a row is not as it has to be, or an argument is out of range.
         PatternError: the pattern is unknown or does not compile.
+        IncompatibleError: a file of counts was cut by another pattern.
+        MemoryLimitError: more memory would be needed than `memory_limit`.
 
     >>> tok = train("low lower lowest", vocab_size=259, pattern="gpt2")
     >>> [tok.decode([token_id]) for token_id in range(256, 259)]
     ['lo', 'low', ' low']
     """
-    if vocab_size < 256:
-        raise VocabError(f"train: vocab_size must be at least 256, one for each byte, got {vocab_size}")
-    if isinstance(special_tokens, str):
-        raise VocabError(f"train: special_tokens must be a list of texts, got the text {special_tokens!r}")
-    if min_count < 1:
-        raise DataError(f"train: min_count must be at least 1, got {min_count}")
-    if tie_break not in _BYTE_ORDERS:
-        raise DataError(f"train: tie_break must be one of {', '.join(_BYTE_ORDERS)}, got {tie_break!r}")
-    report = progress or (lambda stage, amount: None)
-    counts = source if isinstance(source, PretokenCounts) else _count(source, pattern, field, num_threads, report)
-    if counts.total == 0:
-        raise DataError("train: the source must hold text, got none")
-    merges = _merge(counts, vocab_size - 256, min_count, _BYTE_ORDERS[tie_break], report)
-    provenance = {
-        "trained by": f"bpetok {_core.version}",
-        "tie_break": tie_break,
-        "min_count": min_count,
-        "documents": counts.documents,
-        "bytes": counts.bytes,
-        "pretokens": counts.total,
-        "distinct pretokens": len(counts),
-    }
-    vocab = Vocab.from_merges(
-        merges, pattern=counts.split.regex, special_tokens=special_tokens, name=name, provenance=provenance
+    _check_size(vocab_size, 256, "one for each byte")
+    specials = _listed(special_tokens)
+    rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
+    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing)
+    counts = work.count(source, pattern)
+    order = BYTE_LEVEL_ORDER if tie_break == "huggingface" else bytes(range(256))
+    tokens = [(bytes([byte]), byte) for byte in sorted(range(256), key=order.__getitem__)]
+    made = work.merge(counts, tokens, 256, vocab_size - 256)
+    provenance = work.provenance(counts, made, vocab_size)
+    return Tokenizer(Vocab.of_training(made.ranks, specials, counts.split.regex, name, provenance))
+
+
+def extend(
+    tok: Tokenizer,
+    source: Source,
+    vocab_size: int,
+    *,
+    special_tokens: Iterable[str] = (),
+    tie_break: TieBreak = "smallest",
+    min_count: int = 1,
+    max_token_bytes: int | None = None,
+    allowed_merges: Tokens | None = None,
+    forbidden_merges: Tokens = (),
+    field: str = "text",
+    name: str | None = None,
+    num_threads: int | None = None,
+    memory_limit: int | None = None,
+    progress: Progress | None = None,
+) -> Tokenizer:
+    """Goes on training: a tokenizer with all tokens of `tok`, their ids unchanged, and merges learnt from text.
+
+    The text is cut by the pattern of `tok` and encoded by it, then merging goes on as in `train`. The new tokens get
+    the ids behind all others, special tokens included, so that what a model has learnt about the old ids stays true.
+
+    Args:
+        tok: the tokenizer.
+        source: as `train`; counts must have been cut by the pattern of `tok`.
+        vocab_size: how many tokens there shall be, the old ones included and all special tokens apart.
+        special_tokens: further ones; their ids come last.
+        tie_break: as `train`. Ids are those of `tok`; for "huggingface" its single bytes come first, in the order of
+            the byte-level alphabet.
+        min_count: as `train`.
+        max_token_bytes: as `train`; longer tokens of `tok` stay.
+        allowed_merges: as `train`.
+        forbidden_merges: as `train`.
+        field: as `train`.
+        name: what to call the vocabulary; None for the old name.
+        num_threads: as `train`.
+        memory_limit: as `train`.
+        progress: as `train`.
+
+    Raises:
+        VocabError: `vocab_size` is under the number of tokens of `tok`, or a special token is not new; all else as
+            `train`.
+
+    >>> tok = extend(train("low lower", vocab_size=258, special_tokens=["<s>"]), "lowest lowest", vocab_size=260)
+    >>> [(token_id, tok.decode([token_id])) for token_id in range(256, 261)]
+    [(256, 'lo'), (257, 'low'), (258, '<s>'), (259, 'es'), (260, 'lowes')]
+    """
+    base = tok.vocab
+    _check_size(vocab_size, len(base.ranks), "those that there are")
+    specials = _listed(special_tokens)
+    rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
+    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing)
+    counts = work.count(source, base.pattern)
+    if counts.split != base.split:
+        raise IncompatibleError(f"extend: counts must be cut by {base.split}, as the tokenizer, got {counts.split}")
+    tokens = sorted(base.ranks.items(), key=lambda item: item[1])
+    if tie_break == "huggingface":
+        tokens.sort(key=lambda item: BYTE_LEVEL_ORDER[item[0][0]] if len(item[0]) == 1 else 256 + item[1])
+    encoder = _core.Encoder(dict(base.ranks), "none", 0)
+    made = work.merge(counts, tokens, len(base), vocab_size - len(base.ranks), encoder)
+    provenance = work.provenance(counts, made, vocab_size)
+    provenance["extends"] = {"fingerprint": base.fingerprint, "provenance": dict(base.provenance)}
+    new = [(left, right) for left, right, _ in made.ranks.merges()]
+    vocab = Vocab(
+        made.ranks.to_dict(),
+        dict(base.special_tokens) | _new_specials(specials, base, len(base) + len(new)),
+        base.pattern,
+        None if base.merges is None else [*base.merges, *new],
+        name or base.name,
+        provenance,
     )
     return Tokenizer(vocab)
 
 
-def _count(
-    source: Path | Text | Iterable[Path | Text],
-    pattern: str | None,
-    field: str,
-    num_threads: int | None,
-    report: Progress,
-) -> PretokenCounts:
-    counts = PretokenCounts(pattern)
+# ---- the work, step by step --------------------------------------------------------------------------------------
 
-    def on_progress(amount: int) -> None:
-        report("scan", amount)
 
-    documents = [source] if isinstance(source, Path | Text) else source
-    for is_path, group in groupby(documents, key=lambda document: isinstance(document, Path)):
-        if is_path:
-            for path in cast(Iterable[Path], group):
-                counts.add_file(path, field=field, num_threads=num_threads, progress=on_progress)
+@dataclass(frozen=True)
+class _Rules:
+    """Which pair merges next."""
+
+    tie_break: TieBreak
+    min_count: int
+    max_token_bytes: int | None
+    allowed: Tokens | None
+    forbidden: Tokens
+
+    def __post_init__(self) -> None:
+        if self.tie_break not in TIE_BREAKS:
+            raise DataError(f"train: tie_break must be one of {', '.join(TIE_BREAKS)}, got {self.tie_break!r}")
+        if self.min_count < 1:
+            raise DataError(f"train: min_count must be at least 1, got {self.min_count}")
+        if self.max_token_bytes is not None and self.max_token_bytes < 1:
+            raise DataError(f"train: max_token_bytes must be at least 1, got {self.max_token_bytes}")
+
+    def may_make(self) -> Callable[[bytes], bool] | None:
+        """Whether a merge may make a token; None if it always may."""
+        if self.allowed is None and not callable(self.forbidden) and not self.forbidden:
+            return None
+        allowed = (lambda token: True) if self.allowed is None else _predicate(self.allowed)
+        forbidden = _predicate(self.forbidden)
+        return lambda token: bool(allowed(token)) and not forbidden(token)
+
+    def provenance(self) -> dict[str, Any]:
+        """What it takes to train again, but for the tokens allowed and forbidden, which may be many."""
+        about: dict[str, Any] = {"tie_break": self.tie_break, "min_count": self.min_count}
+        if self.max_token_bytes is not None:
+            about["max_token_bytes"] = self.max_token_bytes
+        if self.allowed is not None:
+            about["allowed_merges"] = _shown(self.allowed)
+        if callable(self.forbidden) or self.forbidden:
+            about["forbidden_merges"] = _shown(self.forbidden)
+        return about
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One training: what it was told, and its steps."""
+
+    rules: _Rules
+    field: str
+    num_threads: int | None
+    memory_limit: int | None
+    report: Progress
+
+    def count(self, source: Source, pattern: str | None) -> PretokenCounts:
+        """How often each pretoken occurs in the source."""
+        self.report("scan", 0)
+        if isinstance(source, PretokenCounts):
+            self._refuse_ties_by_place()
+            counts = source
         else:
-            for texts in batches(cast(Iterable[Text], group)):
-                counts.add_texts(texts, num_threads=num_threads, progress=on_progress)
-    return counts
+            counts = PretokenCounts(pattern)
+            self._count_documents(counts, source)
+        if counts.total == 0:
+            raise DataError("train: the source must hold text, got none")
+        return counts
+
+    def _count_documents(self, counts: PretokenCounts, source: Documents) -> None:
+        if isinstance(source, Mapping):
+            raise DataError(f"train: a source must be texts, files or rows, got a mapping of {', '.join(source)[:80]}")
+        documents = [source] if isinstance(source, Text) or _is_file(source) else cast(Iterable[Any], source)
+        for are_files, group in groupby(documents, key=_is_file):
+            if are_files:
+                for file in cast(Iterable[Path | BinaryIO], group):
+                    self._count_file(counts, file)
+                continue
+            for texts in batches(sources.texts_of(cast(Iterable[Text | Row], group), self.field)):
+                counts.add_texts(texts, num_threads=self.num_threads, progress=lambda done: self.report("scan", done))
+                self._check_memory(counts)
+
+    def _count_file(self, counts: PretokenCounts, file: Path | BinaryIO) -> None:
+        def on_progress(amount: int) -> None:
+            self.report("scan", amount)
+            self._check_memory(counts)
+
+        if isinstance(file, Path) and file.suffix == PretokenCounts.SUFFIX:
+            self._refuse_ties_by_place()
+        counts.add_file(file, field=self.field, num_threads=self.num_threads, progress=on_progress)
+
+    def _refuse_ties_by_place(self) -> None:
+        if self.rules.tie_break == "first":
+            raise DataError(
+                'train: tie_break "first" must see the text itself, got counts',
+                hint="give the text, or break ties another way",
+            )
+
+    def merge(
+        self,
+        counts: PretokenCounts,
+        tokens: list[tuple[bytes, int]],
+        next_id: int,
+        merges: int,
+        encoder: _core.Encoder | None = None,
+    ) -> _core.Trained:
+        """The merges that follow from the counts, where the text is made of these tokens so far."""
+        done = 0
+
+        def on_progress(made: int) -> None:
+            nonlocal done
+            self.report("merge", made - done)
+            done = made
+
+        self.report("merge", 0)
+        self._check_memory(counts)
+        return _core.train(
+            counts.core,
+            tokens,
+            next_id,
+            merges,
+            min_count=self.rules.min_count,
+            max_token_bytes=self.rules.max_token_bytes or counts.distinct_bytes,
+            tie_break=self.rules.tie_break,
+            encoder=encoder,
+            may_make=self.rules.may_make(),
+            progress=on_progress,
+        )
+
+    def _check_memory(self, counts: PretokenCounts) -> None:
+        if self.memory_limit is None:
+            return
+        needed = memory.in_use() + MEMORY_PER_BYTE * counts.distinct_bytes
+        if needed > self.memory_limit:
+            raise MemoryLimitError(
+                f"train: memory must stay under {self.memory_limit:,} bytes, but {len(counts):,} distinct pretokens of "
+                f"{counts.distinct_bytes:,} bytes make it about {needed:,}",
+                hint="allow more, train on less text, or cut it by a pattern that makes shorter pretokens",
+            )
+
+    def provenance(self, counts: PretokenCounts, made: _core.Trained, vocab_size: int) -> dict[str, Any]:
+        """Where the vocabulary comes from."""
+        about = {
+            "trained by": f"bpetok {_core.version}",
+            "vocab_size": vocab_size,
+            **self.rules.provenance(),
+            "documents": counts.documents,
+            "bytes": counts.bytes,
+            "pretokens": counts.total,
+            "distinct pretokens": len(counts),
+            "tokens": made.tokens,
+            "sources": [dict(source) for source in counts.sources],
+        }
+        if len(made.ranks) < vocab_size:
+            least = "once" if self.rules.min_count == 1 else f"{self.rules.min_count} times"
+            about["stopped"] = f"at {len(made.ranks):,} tokens: no pair was left to merge that occurs {least}"
+        return about
 
 
-def _merge(
-    counts: PretokenCounts, merges: int, min_count: int, byte_order: bytes, report: Progress
-) -> list[tuple[int, int]]:
-    done = 0
+# ---- small parts -------------------------------------------------------------------------------------------------
 
-    def on_progress(made: int) -> None:
-        nonlocal done
-        report("merge", made - done)
-        done = made
 
-    made = _core.train(counts.core, merges, min_count, on_progress, byte_order)
-    return [(left, right) for left, right, _ in made]
+def _check_size(vocab_size: int, least: int, why: str) -> None:
+    if vocab_size < least:
+        raise VocabError(f"train: vocab_size must be at least {least}, {why}, got {vocab_size}")
+    if vocab_size > MAX_ID + 1:
+        raise VocabError(f"train: vocab_size must be at most {MAX_ID + 1}, got {vocab_size}")
+
+
+def _is_file(document: object) -> bool:
+    return isinstance(document, Path) or hasattr(document, "read")
+
+
+def _listed(special_tokens: Iterable[str]) -> list[str]:
+    if isinstance(special_tokens, str):
+        raise VocabError(f"train: special_tokens must be a list of texts, got the text {special_tokens!r}")
+    return list(special_tokens)
+
+
+def _new_specials(texts: list[str], base: Vocab, first: int) -> dict[str, int]:
+    for text in texts:
+        if text in base.special_tokens or texts.count(text) > 1:
+            raise VocabError(f"extend: a special token must be new and named once, got {text!r}")
+    return {text: first + i for i, text in enumerate(texts)}
+
+
+def _predicate(tokens: Tokens) -> Callable[[bytes], bool]:
+    return tokens if callable(tokens) else frozenset(map(as_bytes, tokens)).__contains__
+
+
+def _shown(tokens: Tokens) -> str | int:
+    return "a function" if callable(tokens) else len(tokens)
+
+
+def _say_nothing(stage: str, amount: int) -> None:
+    return None

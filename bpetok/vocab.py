@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, overload
 
 from bpetok import _core, patterns
 from bpetok.errors import UnknownIdError, VocabError
@@ -50,6 +50,44 @@ class RankTable(Mapping[bytes, int]):
     def __len__(self) -> int:
         """How many tokens there are."""
         return len(self.core)
+
+
+class MergeList(Sequence[Pair]):
+    """The merges of a vocabulary as the core has made them; a tuple is made of them when somebody looks.
+
+    Args:
+        core: what the core made.
+    """
+
+    def __init__(self, core: _core.Ranks) -> None:
+        """Takes what the core made."""
+        self.core = core
+
+    @cached_property
+    def _tuple(self) -> tuple[Pair, ...]:
+        return tuple((left, right) for left, right, _ in self.core.merges())
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Pair, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Pair | tuple[Pair, ...]:
+        """The pair of ids of a merge."""
+        return self._tuple[index]
+
+    def __len__(self) -> int:
+        """How many merges there are."""
+        return len(self.core) - 256
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other has the same merges, as a list of the core's or as a tuple."""
+        return isinstance(other, MergeList | tuple) and self._tuple == tuple(other)
+
+    def __hash__(self) -> int:
+        """As the tuple."""
+        return hash(self._tuple)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +128,7 @@ class Vocab:
         object.__setattr__(self, "pattern", patterns.resolve(self.pattern).regex)
         self._check_texts()
         self._check_tokens()
-        self._check_special_tokens()
+        self._check_special_tokens(self.ranks)
         self._check_merges()
 
     @classmethod
@@ -98,12 +136,40 @@ class Vocab:
         cls, ranks: RankTable, special_tokens: Mapping[str, int], pattern: str, name: str, provenance: Mapping[str, Any]
     ) -> Vocab:
         """The vocabulary of a file whose sha256 is that of a published one: what the class checks is known to hold."""
+        return cls._unchecked(ranks, special_tokens, pattern, None, name, provenance)
+
+    @classmethod
+    def of_training(
+        cls,
+        made: _core.Ranks,
+        special_tokens: Iterable[str],
+        pattern: str | None,
+        name: str,
+        provenance: Mapping[str, Any],
+    ) -> Vocab:
+        """As `from_merges`, of what the core has learnt; its tokens and merges are known to keep the rules."""
+        specials = _numbered(special_tokens, len(made))
+        vocab = cls._unchecked(RankTable(made), specials, pattern, MergeList(made), name, provenance)
+        vocab._check_texts()
+        vocab._check_special_tokens(made)
+        return vocab
+
+    @classmethod
+    def _unchecked(
+        cls,
+        ranks: RankTable,
+        special_tokens: Mapping[str, int],
+        pattern: str | None,
+        merges: Sequence[Pair] | None,
+        name: str,
+        provenance: Mapping[str, Any],
+    ) -> Vocab:
         vocab = object.__new__(cls)
         parts = {
             "ranks": ranks,
             "special_tokens": MappingProxyType(dict(special_tokens)),
             "pattern": patterns.resolve(pattern).regex,
-            "merges": None,
+            "merges": merges,
             "name": name,
             "provenance": MappingProxyType(dict(provenance)),
         }
@@ -131,11 +197,11 @@ class Vocab:
             twice, _ = Counter(ids).most_common(1)[0]
             raise VocabError(f"vocab: an id must belong to one token, got two for id {twice}")
 
-    def _check_special_tokens(self) -> None:
+    def _check_special_tokens(self, tokens: Mapping[bytes, int] | _core.Ranks) -> None:
         for text in self.special_tokens:
             if not text:
                 raise VocabError("vocab: a special token must not be empty")
-            if as_bytes(text) in self.ranks:
+            if as_bytes(text) in tokens:
                 raise VocabError(f"vocab: a special token must not also merge, got {text!r}")
 
     def _check_merges(self) -> None:
@@ -167,12 +233,7 @@ class Vocab:
         ranks = {token: rank for rank, token in enumerate(tokens)}
         if len(ranks) != len(tokens):
             raise VocabError("vocab: two merges must not make the same token")
-        specials: dict[str, int] = {}
-        for text in special_tokens:
-            if text in specials:
-                raise VocabError(f"vocab: a special token must be named once, got {text!r} twice")
-            specials[text] = len(tokens) + len(specials)
-        return cls(ranks, specials, pattern, merges, name, provenance or {})
+        return cls(ranks, _numbered(special_tokens, len(tokens)), pattern, merges, name, provenance or {})
 
     @cached_property
     def _by_id(self) -> dict[int, bytes]:
@@ -273,3 +334,12 @@ class Vocab:
                 merges.append((parts[0], parts[1]))
             lower[token] = rank
         return merges
+
+
+def _numbered(special_tokens: Iterable[str], first: int) -> dict[str, int]:
+    specials: dict[str, int] = {}
+    for text in special_tokens:
+        if text in specials:
+            raise VocabError(f"vocab: a special token must be named once, got {text!r} twice")
+        specials[text] = first + len(specials)
+    return specials

@@ -7,7 +7,7 @@ from typing import NoReturn
 import click
 
 import bpetok
-from cli import dataset, manners, tokenizer
+from cli import dataset, manners, tokenizer, training
 
 
 @click.group("bpetok", cls=manners.Road, context_settings=manners.CONTEXT)
@@ -25,7 +25,7 @@ def group() -> None:
     """
 
 
-for command in (tokenizer.train, tokenizer.encode, tokenizer.decode, tokenizer.count, tokenizer.info, dataset.shard):
+for command in (training.train, tokenizer.encode, tokenizer.decode, tokenizer.count, tokenizer.info, dataset.shard):
     group.add_command(command)
 
 

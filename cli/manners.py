@@ -22,6 +22,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,7 @@ _CODES: dict[type[Exception], int] = {
     errors.UnknownTokenError: 3,
     errors.UnknownIdError: 3,
     errors.IdRangeError: 3,
+    errors.MemoryLimitError: OUT_OF_SPACE,
 }
 
 
@@ -113,6 +115,21 @@ tokenizer_option: Decorator = click.option(
 )
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
+
+
+class Size(click.ParamType):
+    """A number of bytes: 4GB, 512MB, 1.5GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+        binary = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).lower())
+        if match is None or match[2] not in (known := units | binary):
+            self.fail(f"must be a size such as 512MB, 4GB or 1.5GiB, got {value!r}", param, ctx)
+        return int(float(match[1]) * known[match[2]])
 
 
 def open_tokenizer(name: str) -> Tokenizer:

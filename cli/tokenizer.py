@@ -1,18 +1,16 @@
-"""Commands about one tokenizer: train, encode, decode, count, info."""
+"""Commands about one tokenizer: encode, decode, count, info."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from bpetok.vocab import END_OF_TEXT
-from cli.manners import json_option, open_tokenizer, print_json, progress, quiet_option, tokenizer_option
+from cli.manners import json_option, open_tokenizer, print_json, tokenizer_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,130 +19,6 @@ if TYPE_CHECKING:
     from bpetok import Tokenizer
 
 _input = click.argument("file", type=click.File("rb"), default="-")
-
-
-# ---- train -------------------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="Train a tokenizer on text.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
-@click.option(
-    "--vocab-size",
-    type=click.IntRange(min=256),
-    required=True,
-    help="256 bytes and the merges; special tokens come on top.",
-)
-@click.option("--pattern", default="gpt4", show_default=True, help="gpt2, gpt4, gpt4o, none, or a regular expression.")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
-@click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
-@click.option("--no-specials", is_flag=True, help=f"Do not add {END_OF_TEXT}.")
-@click.option(
-    "--tie-break",
-    type=click.Choice(["smallest", "huggingface"]),
-    default="smallest",
-    show_default=True,
-    help="Which of equally frequent pairs merges first.",
-)
-@click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="Merge no rarer pair.")
-@click.option("--field", default="text", show_default=True, help="Where a .jsonl row has its text.")
-@json_option
-@quiet_option
-def train(
-    files: tuple[str, ...],
-    vocab_size: int,
-    pattern: str,
-    output: str,
-    special: tuple[str, ...],
-    no_specials: bool,
-    tie_break: Literal["smallest", "huggingface"],
-    min_count: int,
-    field: str,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Train a tokenizer on text files (`-` is standard input), folders of them, or .jsonl files with a text a line.
-
-    \b
-    Examples:
-      bpetok train corpus.txt --vocab-size 32768 -o my.bpetok
-      bpetok train books/ rows.jsonl --vocab-size 8192 --pattern gpt4o --special '<|user|>' -o my.bpetok
-    """
-    import bpetok
-
-    _check_output(Path(output))
-    sources = list(_sources(files))
-    specials = dict.fromkeys([*([] if no_specials else [END_OF_TEXT]), *special])
-    with _stages(sources, vocab_size, quiet) as advance:
-        tok = bpetok.train(
-            sources,
-            vocab_size,
-            pattern=pattern,
-            special_tokens=specials,
-            tie_break=tie_break,
-            min_count=min_count,
-            field=field,
-            name=Path(output).stem,
-            progress=advance,
-        )
-    tok.save(output)
-    _report_training(tok, output, vocab_size, as_json, quiet)
-
-
-def _check_output(path: Path) -> None:
-    """Before the work, not after it."""
-    from bpetok.errors import FormatError
-    from bpetok.formats import check_suffix
-
-    try:
-        check_suffix(path)
-    except FormatError as error:
-        raise click.UsageError(error.message) from error
-    if not path.absolute().parent.is_dir():
-        raise click.UsageError(f"--output: {path.parent} must be a folder")
-
-
-def _sources(files: tuple[str, ...]) -> Iterator[Path | bytes]:
-    from bpetok.sources import expand
-
-    for file in files:
-        if file == "-":
-            yield sys.stdin.buffer.read()
-        else:
-            yield from expand([file])
-
-
-@contextmanager
-def _stages(sources: list[Path | bytes], vocab_size: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
-    """A bar for the text scanned, then one for the merges made."""
-    scanned = sum(len(source) if isinstance(source, bytes) else source.stat().st_size for source in sources)
-    totals = {"scan": (scanned, "B"), "merge": (vocab_size - 256, "")}
-    bars: dict[str, Callable[[float], None]] = {}
-    with ExitStack() as stack:
-
-        def advance(stage: str, amount: int) -> None:
-            if stage not in bars:
-                stack.close()
-                total, unit = totals[stage]
-                bars[stage] = stack.enter_context(progress(stage, total, unit=unit, quiet=quiet))
-            bars[stage](amount)
-
-        yield advance
-
-
-def _report_training(tok: Tokenizer, output: str, vocab_size: int, as_json: bool, quiet: bool) -> None:
-    tokens = len(tok.vocab.ranks)
-    if as_json:
-        about = {"output": output, "fingerprint": tok.fingerprint, "vocab_size": tokens, "ids": tok.n_vocab}
-        print_json(about | {"provenance": dict(tok.vocab.provenance)})
-        return
-    if tokens < vocab_size:
-        click.echo(f"no pair is left to merge: {tokens:,} tokens, not {vocab_size:,}", err=True)
-    if output.endswith(".tiktoken"):
-        click.echo("a file of ranks holds neither the pattern nor the special tokens: keep a .bpetok too", err=True)
-    if not quiet:
-        click.echo(
-            f"{output}: {tokens:,} tokens and {len(tok.special_tokens_set)} special, {tok.vocab.split}", err=True
-        )
 
 
 # ---- encode, decode, count ---------------------------------------------------------------------------------------

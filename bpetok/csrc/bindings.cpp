@@ -5,9 +5,10 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <numeric>
+#include <set>
 
 #include "decode.h"
 #include "encode.h"
@@ -31,8 +32,8 @@ std::vector<Token> tokens_of(const nb::dict& tokens) {
 // An Encoder with what Python needs beside it.
 class PythonEncoder {
   public:
-    PythonEncoder(const std::vector<Token>& tokens, Bytes pattern, std::size_t cache_mb)
-        : core(tokens, pattern_named(pattern), cache_mb << 20) {}
+    PythonEncoder(const std::vector<Token>& tokens, std::span<const Merge> merges, Bytes pattern, std::size_t cache_mb)
+        : core(tokens, merges, pattern_named(pattern), cache_mb << 20) {}
 
     Encoder core;
     Integers integers;
@@ -261,30 +262,84 @@ int char_class(std::uint32_t code_point) {
 
 nb::list count_items(const PretokenCounts& self) {
     nb::list out;
-    for (const auto& entry : self.items()) out.append(nb::make_tuple(to_bytes(entry.pretoken), entry.count));
+    for (std::size_t i = 0; i < self.size(); ++i)
+        out.append(nb::make_tuple(to_bytes(self.item(i).pretoken), self.item(i).count));
     return out;
 }
 
-nb::list train_merges(const PretokenCounts& counts, std::size_t merges, Count min_count,
-                      std::optional<nb::callable> progress, std::optional<nb::bytes> byte_order) {
-    ByteOrder order;
-    std::iota(order.begin(), order.end(), std::uint8_t{0});
-    if (byte_order) {
-        const ByteOrder every_byte = order;
-        const Bytes given = bytes_of(*byte_order);
-        if (given.size() == order.size()) std::copy(given.begin(), given.end(), order.begin());
-        if (given.size() != order.size() || !std::is_permutation(order.begin(), order.end(), every_byte.begin()))
-            throw DataError("train: a byte order must have each of the 256 bytes once");
+nb::tuple counts_to_arrays(const PretokenCounts& self) {
+    std::vector<std::uint8_t> pretokens;
+    std::vector<std::int64_t> sizes, counts;
+    pretokens.reserve(self.distinct_bytes());
+    for (std::size_t i = 0; i < self.size(); ++i) {
+        const auto [pretoken, count] = self.item(i);
+        pretokens.insert(pretokens.end(), pretoken.begin(), pretoken.end());
+        sizes.push_back(static_cast<std::int64_t>(pretoken.size()));
+        counts.push_back(count);
     }
+    return nb::make_tuple(to_numpy(std::move(pretokens)), to_numpy(std::move(sizes)), to_numpy(std::move(counts)));
+}
+
+void add_arrays(PretokenCounts& self, const ReadOnlyArray<std::uint8_t>& pretokens,
+                const ReadOnlyArray<std::int64_t>& sizes, const ReadOnlyArray<std::int64_t>& counts) {
+    const Bytes all(reinterpret_cast<const char*>(pretokens.data()), pretokens.size());
+    std::size_t begin = 0;
+    for (std::size_t i = 0; i < sizes.size() && i < counts.size(); ++i) {
+        const auto size = static_cast<std::size_t>(sizes.data()[i]);
+        if (size == 0 || size > all.size() - begin) throw DataError("counts: sizes must be those of the pretokens");
+        self.add(all.substr(begin, size), counts.data()[i]);
+        begin += size;
+    }
+    if (begin != all.size() || sizes.size() != counts.size())
+        throw DataError("counts: there must be a size and a count for each pretoken");
+}
+
+// What training gave, for Python.
+struct Trained {
+    Ranks ranks;
+    Count tokens;
+};
+
+using PythonTokens = std::vector<std::pair<nb::bytes, Id>>;
+
+Alphabet alphabet_of(const PythonTokens& tokens, Id next_id, const PythonEncoder* encoder) {
+    Alphabet alphabet{{}, next_id, encoder ? &encoder->core : nullptr};
+    for (const auto& [bytes, id] : tokens) {
+        if (id >= next_id)
+            throw VocabError("train: ids must be under that of the first merge, got " + std::to_string(id));
+        alphabet.tokens.push_back({bytes_of(bytes), id});
+    }
+    std::set<Bytes> bytes;
+    for (const Token& token : alphabet.tokens)
+        if (token.bytes.size() == 1) bytes.insert(token.bytes);
+    if (bytes.size() < 256 || (!encoder && alphabet.tokens.size() > 256))
+        throw DataError("train: an alphabet must have each of the 256 bytes once");
+    return alphabet;
+}
+
+TieBreak tie_break_named(Bytes name) {
+    if (name == "largest") return TieBreak::greatest_bytes;
+    return name == "first" ? TieBreak::first_in_text : TieBreak::smallest_ids;
+}
+
+std::function<bool(Bytes)> asked(std::optional<nb::callable> may_make) {
+    if (!may_make) return nullptr;
+    return [may_make = std::move(may_make)](Bytes token) {
+        const nb::gil_scoped_acquire gil;
+        return nb::cast<bool>((*may_make)(to_bytes(token)));
+    };
+}
+
+std::unique_ptr<Trained> train_ranks(const PretokenCounts& counts, const PythonTokens& tokens, Id next_id,
+                                     std::size_t merges, Count min_count, std::size_t max_token_bytes, Bytes tie_break,
+                                     const PythonEncoder* encoder, std::optional<nb::callable> may_make,
+                                     std::optional<nb::callable> progress) {
+    const Alphabet alphabet = alphabet_of(tokens, next_id, encoder);
+    const TrainingRules rules{merges, min_count, max_token_bytes, tie_break_named(tie_break), asked(may_make)};
     const Progress report = checked_progress(std::move(progress));
-    std::vector<Merge> made;
-    {
-        const NoGil no_gil;
-        made = train(counts, merges, min_count, order, report);
-    }
-    nb::list out;
-    for (const Merge& merge : made) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
-    return out;
+    const NoGil no_gil;
+    Training made = train(counts, alphabet, rules, report);
+    return std::unique_ptr<Trained>(new Trained{{alphabet.tokens, next_id, std::move(made.merges)}, made.tokens});
 }
 
 void bind_errors() {
@@ -357,19 +412,26 @@ void bind_ranks(nb::module_& m) {
         for (const auto& [bytes, id] : self.tokens()) out[to_bytes(bytes)] = id;
         return out;
     };
+    const auto merges = [](const Ranks& self) {
+        nb::list out;
+        for (const Merge& merge : self.merges()) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
+        return out;
+    };
     nb::class_<Ranks>(m, "Ranks")
         .def("__init__", make, "contents"_a, "where"_a,
              nb::sig("def __init__(self, contents: bytes, where: str) -> None"))
         .def("to_dict", to_dict, nb::sig("def to_dict(self) -> dict[bytes, int]"))
+        .def("merges", merges, nb::sig("def merges(self) -> list[tuple[int, int, int]]"))
+        .def("__contains__", [](const Ranks& self, const nb::bytes& token) { return self.contains(bytes_of(token)); })
         .def("__len__", [](const Ranks& self) { return self.tokens().size(); });
 }
 
 void bind_encoder(nb::module_& m) {
     const auto make = [](PythonEncoder* self, nb::handle tokens, Bytes pattern, std::size_t cache_mb) {
         if (const Ranks* ranks = nullptr; nb::try_cast(tokens, ranks) && ranks)
-            new (self) PythonEncoder(ranks->tokens(), pattern, cache_mb);
+            new (self) PythonEncoder(ranks->tokens(), ranks->merges(), pattern, cache_mb);
         else
-            new (self) PythonEncoder(tokens_of(nb::cast<nb::dict>(tokens)), pattern, cache_mb);
+            new (self) PythonEncoder(tokens_of(nb::cast<nb::dict>(tokens)), {}, pattern, cache_mb);
     };
     nb::class_<PythonEncoder>(m, "Encoder")
         .def("__init__", make, "tokens"_a, "pattern"_a, "cache_mb"_a = 64,
@@ -437,13 +499,27 @@ void bind_training(nb::module_& m) {
         .def("merge", nb::overload_cast<const PretokenCounts&>(&PretokenCounts::merge), "other"_a.lock(),
              nb::lock_self())
         .def("items", count_items, nb::lock_self(), nb::sig("def items(self) -> list[tuple[bytes, int]]"))
+        .def("to_arrays", counts_to_arrays, nb::lock_self(),
+             nb::sig(
+                 "def to_arrays(self) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.int64], "
+                 "numpy.typing.NDArray[numpy.int64]]"))
+        .def("add_arrays", add_arrays, "pretokens"_a, "sizes"_a, "counts"_a, nb::lock_self(),
+             nb::sig("def add_arrays(self, pretokens: numpy.typing.NDArray[numpy.uint8], "
+                     "sizes: numpy.typing.NDArray[numpy.int64], counts: numpy.typing.NDArray[numpy.int64]) -> None"))
         .def_prop_ro("total", &PretokenCounts::total)
+        .def_prop_ro("distinct_bytes", &PretokenCounts::distinct_bytes)
         .def("__len__", &PretokenCounts::size);
-    m.def("train", train_merges, "counts"_a, "merges"_a, "min_count"_a, "progress"_a.none() = nb::none(),
-          "byte_order"_a.none() = nb::none(),
-          nb::sig("def train(counts: PretokenCounts, merges: int, min_count: int, "
-                  "progress: collections.abc.Callable[[int], object] | None = None, byte_order: bytes | None = None) "
-                  "-> list[tuple[int, int, int]]"));
+    nb::class_<Trained>(m, "Trained")
+        .def_prop_ro("ranks", [](const Trained& self) -> const Ranks& { return self.ranks; })
+        .def_ro("tokens", &Trained::tokens);
+    m.def(
+        "train", train_ranks, "counts"_a, "tokens"_a, "next_id"_a, "merges"_a, "min_count"_a = 1,
+        "max_token_bytes"_a = std::numeric_limits<std::size_t>::max(), "tie_break"_a = "smallest",
+        "encoder"_a.none() = nb::none(), "may_make"_a.none() = nb::none(), "progress"_a.none() = nb::none(),
+        nb::sig("def train(counts: PretokenCounts, tokens: collections.abc.Sequence[tuple[bytes, int]], next_id: int, "
+                "merges: int, min_count: int = 1, max_token_bytes: int = ..., tie_break: str = 'smallest', "
+                "encoder: Encoder | None = None, may_make: collections.abc.Callable[[bytes], bool] | None = None, "
+                "progress: collections.abc.Callable[[int], object] | None = None) -> Trained"));
 }
 
 }  // namespace

@@ -14,8 +14,6 @@ constexpr std::size_t kArenaBlock = 1 << 20;
 // So many bytes of text are counted before others have their turn: the progress, and whoever wants to stop it.
 constexpr std::size_t kTurnBytes = 64 << 20;
 
-constexpr unsigned kLengthShift = 56;  // of a short pretoken's length in the high half of its key
-
 std::uint32_t low_half(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
 
 }  // namespace
@@ -23,11 +21,6 @@ std::uint32_t low_half(std::uint64_t hash) { return static_cast<std::uint32_t>(h
 PretokenCounts::PretokenCounts() : key_of_(process_seed()), slots_(1024) {}
 
 // ---- the table -----------------------------------------------------------------------------------------------
-
-Bytes PretokenCounts::bytes_of(const Entry& entry) const {
-    if (entry.high == PretokenKey::kLong) return longs_[entry.low];
-    return {reinterpret_cast<const char*>(&entry.low), static_cast<std::size_t>(entry.high >> kLengthShift)};
-}
 
 bool PretokenCounts::is(const Entry& entry, const PretokenKey& key, Bytes pretoken) const {
     if (entry.high != key.high) return false;
@@ -81,19 +74,21 @@ void PretokenCounts::add_key(const PretokenKey& key, Bytes pretoken, Count times
         low = longs_.size();
         longs_.push_back(keep(pretoken));
     }
+    distinct_bytes_ += pretoken.size();
     entries_.push_back({low, key.high, times});
     slots_[i] = {low_half(key.hash), static_cast<std::uint32_t>(entries_.size())};
     if (entries_.size() * 2 > slots_.size()) grow();
 }
 
 void PretokenCounts::add(Bytes pretoken, Count times) {
+    if (pretoken.empty()) throw DataError("counts: a pretoken must not be empty");
     if (times < 1) throw DataError("counts: a count must be at least 1, got " + std::to_string(times));
     raise_total(times);
     add_key(key_of_(pretoken.data(), pretoken.size(), pretoken.data() + pretoken.size()), pretoken, times);
 }
 
 void PretokenCounts::merge(const PretokenCounts& other) {
-    for (const auto& [pretoken, count] : other.items()) add(pretoken, count);
+    for (std::size_t i = 0; i < other.size(); ++i) add(other.item(i).pretoken, other.item(i).count);
 }
 
 void PretokenCounts::merge(PretokenCounts&& other) {
@@ -101,13 +96,6 @@ void PretokenCounts::merge(PretokenCounts&& other) {
     std::shared_ptr<const ScanTable> scan = std::move(scan_);
     *this = std::move(other);
     scan_ = std::move(scan);
-}
-
-std::vector<PretokenCounts::Item> PretokenCounts::items() const {
-    std::vector<Item> items;
-    items.reserve(entries_.size());
-    for (const Entry& entry : entries_) items.push_back({bytes_of(entry), entry.count});
-    return items;
 }
 
 // ---- text ----------------------------------------------------------------------------------------------------

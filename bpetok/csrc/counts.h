@@ -23,7 +23,8 @@ class PretokenCounts {
   public:
     PretokenCounts();
 
-    // Counts a pretoken `times` more. Throws DataError if a count would leave 64 bits or fall under 1.
+    // Counts a pretoken `times` more. Throws DataError if it is empty, `times` is under 1, or the total would leave 64
+    // bits.
     void add(Bytes pretoken, Count times);
 
     // Counts every pretoken of a whole text.
@@ -41,16 +42,19 @@ class PretokenCounts {
     void merge(PretokenCounts&& other);
 
     std::size_t size() const { return entries_.size(); }
-    Count total() const { return total_; }  // pretokens, repeated ones each time
+    Count total() const { return total_; }                          // pretokens, repeated ones each time
+    std::size_t distinct_bytes() const { return distinct_bytes_; }  // of all pretokens, each once
 
-    // In order of first occurrence. The bytes last until the table changes.
+    // The i-th by first occurrence. The bytes last until the table changes.
     struct Item {
         Bytes pretoken;
         Count count;
     };
-    std::vector<Item> items() const;
+    Item item(std::size_t i) const { return {bytes_of(entries_[i]), entries_[i].count}; }
 
   private:
+    static constexpr unsigned kLengthShift = 56;  // of a short pretoken's length in the high half of its key
+
     // A short pretoken is its own key: its bytes in order, then its length. Of a long one `low` tells where it lies.
     struct Entry {
         std::uint64_t low, high;
@@ -69,7 +73,10 @@ class PretokenCounts {
     void add_key(const PretokenKey& key, Bytes pretoken, Count times);
     void raise_total(Count times);
     bool is(const Entry& entry, const PretokenKey& key, Bytes pretoken) const;
-    Bytes bytes_of(const Entry& entry) const;
+    Bytes bytes_of(const Entry& entry) const {
+        if (entry.high == PretokenKey::kLong) return longs_[entry.low];
+        return {reinterpret_cast<const char*>(&entry.low), static_cast<std::size_t>(entry.high >> kLengthShift)};
+    }
     void grow();
     Bytes keep(Bytes pretoken);
 
@@ -79,6 +86,7 @@ class PretokenCounts {
     std::vector<std::string> arena_;  // blocks that never move once written
     std::vector<Bytes> longs_;
     Count total_ = 0;
+    std::size_t distinct_bytes_ = 0;
     std::shared_ptr<const ScanTable> scan_;  // for the pattern that was used last
     std::array<const char*, kScanRoom + 1> starts_;
     std::array<PretokenKey, kScanRoom> keys_;

@@ -171,8 +171,9 @@ class Encoder::Lease {
     std::unique_ptr<Workspace> workspace_;
 };
 
-Encoder::Encoder(const std::vector<Token>& tokens, Pattern pattern, std::size_t cache_bytes)
-    : tables_(tokens, pattern, cache_bytes) {}
+Encoder::Encoder(const std::vector<Token>& tokens, std::span<const Merge> merges, Pattern pattern,
+                 std::size_t cache_bytes)
+    : tables_(tokens, merges, pattern, cache_bytes) {}
 
 void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const {
     if (ids.size() == 0 && text.memory() >= kLongText) ids = room_for(text.memory());

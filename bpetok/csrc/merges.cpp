@@ -29,7 +29,8 @@ std::string quoted(Bytes bytes) {
     return out + "'";
 }
 
-MergeTable::MergeTable(const std::vector<Token>& tokens) : byte_pairs_(1 << 16, kNoId), pairs_(tokens.size()) {
+MergeTable::MergeTable(const std::vector<Token>& tokens, std::span<const Merge> merges)
+    : byte_pairs_(1 << 16, kNoId), pairs_(tokens.size()) {
     byte_ids_.fill(kNoId);
     const std::vector<Token> sorted = sorted_by_id(tokens);
     for (std::size_t i = 0; i < sorted.size(); ++i) {
@@ -54,6 +55,10 @@ MergeTable::MergeTable(const std::vector<Token>& tokens) : byte_pairs_(1 << 16, 
     std::vector<Token> longer;
     for (const Token& token : sorted)
         if (token.bytes.size() > 1) longer.push_back(token);
+    if (!merges.empty()) {
+        for (std::size_t i = 0; i < longer.size(); ++i) add_pair(longer[i], merges[i].left, merges[i].right);
+        return;
+    }
     TokenIds all;
     for (std::size_t begin = 0; begin < longer.size(); begin += kMergeGroup)
         add_group(std::span(longer).subspan(begin, std::min(kMergeGroup, longer.size() - begin)), sorted, all);

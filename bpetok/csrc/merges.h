@@ -26,8 +26,9 @@ std::string quoted(Bytes bytes);
 class MergeTable {
   public:
     // Copies what it needs. Throws VocabError if a single byte is missing, a token is empty or stands twice, an id is
-    // above kMaxId or stands twice. Cost: each token is merged once.
-    explicit MergeTable(const std::vector<Token>& tokens);
+    // above kMaxId or stands twice. Cost: each token is merged once, unless `merges` tells the merge of each token of
+    // more than a byte, in the order of their ids, and rightly so.
+    explicit MergeTable(const std::vector<Token>& tokens, std::span<const Merge> merges = {});
 
     // Writes the ids that merging these bytes leaves, at most one for each, and returns their number. Time: O(n log n)
     // in their length; the stack is not used for it.

@@ -1,5 +1,6 @@
 #include "ranks.h"
 
+#include <algorithm>
 #include <charconv>
 
 namespace bpetok {
@@ -50,6 +51,30 @@ Ranks::Ranks(Bytes contents, Bytes where) {
             throw FormatError(std::string(where) + ":" + std::to_string(number) +
                               ": must be base64, a space and a rank, got " + quoted(line.substr(0, 60)));
     }
+}
+
+Ranks::Ranks(std::span<const Token> alphabet, Id next_id, std::vector<Merge> merges) : merges_(std::move(merges)) {
+    std::vector<std::size_t> sizes(next_id + merges_.size()), begins(sizes.size());
+    std::size_t total = 0;
+    for (const auto& [bytes, id] : alphabet) total += sizes[id] = bytes.size();
+    for (std::size_t i = 0; i < merges_.size(); ++i)
+        total += sizes[next_id + i] = sizes[merges_[i].left] + sizes[merges_[i].right];
+    arena_.reserve(total);  // so that the views into it stay valid
+    tokens_.reserve(alphabet.size() + merges_.size());
+    const auto add = [&](Id id, Bytes left, Bytes right) {
+        begins[id] = arena_.size();
+        arena_ += left;
+        arena_ += right;
+        tokens_.push_back({Bytes(arena_).substr(begins[id]), id});
+    };
+    const auto token = [&](Id id) { return Bytes(arena_).substr(begins[id], sizes[id]); };
+    for (const auto& [bytes, id] : alphabet) add(id, bytes, {});
+    for (std::size_t i = 0; i < merges_.size(); ++i)
+        add(next_id + static_cast<Id>(i), token(merges_[i].left), token(merges_[i].right));
+}
+
+bool Ranks::contains(Bytes token) const {
+    return std::any_of(tokens_.begin(), tokens_.end(), [&](const Token& known) { return known.bytes == token; });
 }
 
 bool Ranks::add_line(Bytes line) {

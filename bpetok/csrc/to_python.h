@@ -27,7 +27,9 @@ void load_numpy() {
 }
 
 template <class T>
-constexpr int kNumpyType = sizeof(T) == 4 ? NPY_UINT32 : NPY_INT64;
+constexpr int kNumpyType = sizeof(T) == 1   ? NPY_UINT8
+                           : sizeof(T) == 4 ? NPY_UINT32
+                                            : NPY_INT64;
 
 void done_with(std::unique_ptr<IdBuffer> ids) { recycle(std::move(*ids)); }
 

@@ -1,117 +1,47 @@
 #include "train.h"
 
 #include <algorithm>
-#include <array>
+#include <numeric>
 #include <span>
 
 #include "hash.h"
+#include "pair_queue.h"
 
 namespace bpetok {
 namespace {
 
-using Position = std::uint32_t;
-using Key = std::uint64_t;  // a pair of ids
-
-constexpr Id kSeparator = kNoId;  // between the pretokens
-constexpr Id kBytes = 256;
-constexpr Key kNoKey = ~Key{0};
-
-constexpr Key key_of(Id left, Id right) { return Key{left} << 32 | right; }
-constexpr Id left_of(Key key) { return static_cast<Id>(key >> 32); }
-constexpr Id right_of(Key key) { return static_cast<Id>(key); }
-
-// ---- the text ------------------------------------------------------------------------------------------------
-
-// All distinct pretokens in one array of cells, one cell per byte, a separator around each. A token's id stands in its
-// first and in its last cell, so both neighbours of a token are found without links. The most frequent pretokens come
-// first, so that few numbers tell how often each occurs.
-class Words {
-  public:
-    Words(const PretokenCounts& counts, const ByteOrder& order);
-
-    std::vector<Id>& cells() { return cells_; }
-
-    // How often the pretoken at a place occurs. Requires: places rise until `rewind`.
-    Count weight_at(Position place) {
-        if (ends_[at_] <= place) seek(place);
-        return weights_[at_];
-    }
-    void rewind() { at_ = 0; }
-
-  private:
-    void seek(Position place);
-
-    std::vector<Id> cells_;
-    std::vector<Position> ends_;  // up to ends_[i], each pretoken occurs weights_[i] times
-    std::vector<Count> weights_;
-    std::size_t at_ = 0;
-};
-
-Words::Words(const PretokenCounts& counts, const ByteOrder& order) {
-    std::vector<PretokenCounts::Item> entries = counts.items();
-    std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.count > b.count; });
-    std::size_t total = 1;
-    Count pairs = 0;  // of neighbours in all; no pair can occur more often
-    for (const auto& entry : entries) {
-        total += entry.pretoken.size() + 1;
-        Count inside = 0;
-        if (__builtin_mul_overflow(entry.count, static_cast<Count>(entry.pretoken.size() - 1), &inside) ||
-            __builtin_add_overflow(pairs, inside, &pairs))
-            throw DataError("train: the number of pairs in all pretokens must fit 64 bits");
-    }
-    if (total > std::numeric_limits<Position>::max())
-        throw DataError("train: the distinct pretokens must hold fewer than 2^32 bytes, got " + std::to_string(total));
-    cells_.reserve(total);
-    cells_.push_back(kSeparator);
-    for (const auto& entry : entries) {
-        for (const char c : entry.pretoken) cells_.push_back(order[static_cast<unsigned char>(c)]);
-        cells_.push_back(kSeparator);
-        if (weights_.empty() || weights_.back() != entry.count) {
-            weights_.push_back(entry.count);
-            ends_.emplace_back();
-        }
-        ends_.back() = static_cast<Position>(cells_.size());
-    }
-}
-
-// In steps that double, since the next place is near, mostly.
-[[gnu::noinline]] void Words::seek(Position place) {
-    std::size_t step = 1;
-    while (at_ + step < ends_.size() && ends_[at_ + step] <= place) step *= 2;
-    const auto from = ends_.begin() + static_cast<std::ptrdiff_t>(at_ + step / 2);
-    const auto to = ends_.begin() + static_cast<std::ptrdiff_t>(std::min(at_ + step + 1, ends_.size()));
-    at_ = static_cast<std::size_t>(std::upper_bound(from, to, place) - ends_.begin());
-}
-
 // ---- the pairs -----------------------------------------------------------------------------------------------
 
-// How often a pair occurs, and where it stood when it came into being: at [begin, begin + size) of the places of the
-// step that made the larger of its ids.
+constexpr PairKey kNoKey = ~PairKey{0};
+constexpr Id kBytes = 256;
+
+// How often a pair occurs, and where it stood when it came into being: at [begin, begin + size) of the places that were
+// written then.
 struct Pair {
-    Key key = kNoKey;
+    PairKey key = kNoKey;
     Count count = 0;
     Position begin = 0, size = 0;
 };
 
-// Pairs by key. Open addressing, at most half full, no deletes.
+// Pairs by key. Open addressing, at most three quarters full, no deletes.
 class Pairs {
   public:
-    Pairs() : slots_(std::size_t{1} << 16) {}
+    Pairs() : slots_(std::size_t{1} << 14) {}
 
     // nullptr if the pair is not here. The pointer lasts until the next insert.
-    Pair* find(Key key) {
+    Pair* find(PairKey key) {
         Pair& slot = slots_[place_of(key)];
         return slot.key == key ? &slot : nullptr;
     }
 
     // Requires: the pair is not here.
     void insert(const Pair& pair) {
-        if (++size_ * 2 > slots_.size()) grow();
+        if (++size_ * 4 > slots_.size() * 3) grow();
         slots_[place_of(pair.key)] = pair;
     }
 
   private:
-    std::size_t place_of(Key key) const {
+    std::size_t place_of(PairKey key) const {
         const std::size_t mask = slots_.size() - 1;
         std::size_t i = mix(key ^ 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93) & mask;
         while (slots_[i].key != key && slots_[i].key != kNoKey) i = (i + 1) & mask;
@@ -129,243 +59,339 @@ class Pairs {
     std::size_t size_ = 0;
 };
 
-struct Candidate {
-    Count count;
-    Key key;
-};
-
-// Hands out the candidate with the highest count, of equal ones that with the smallest key. Most pairs are rare, so
-// each low count has a heap of its own, in which keys alone are compared.
-class Queue {
-  public:
-    void push(Candidate candidate) {
-        if (candidate.count >= kLow) {
-            high_.push_back(candidate);
-            std::push_heap(high_.begin(), high_.end(), worse);
-            return;
-        }
-        const auto count = static_cast<std::size_t>(candidate.count);
-        highest_low_ = std::max(highest_low_, count);
-        low_[count].push_back(candidate.key);
-        std::push_heap(low_[count].begin(), low_[count].end(), std::greater<>());
-    }
-
-    // A count of 0 if there is none.
-    Candidate pop() {
-        if (!high_.empty()) {
-            std::pop_heap(high_.begin(), high_.end(), worse);
-            const Candidate best = high_.back();
-            high_.pop_back();
-            return best;
-        }
-        while (highest_low_ > 0 && low_[highest_low_].empty()) --highest_low_;
-        if (highest_low_ == 0) return {0, kNoKey};
-        std::vector<Key>& keys = low_[highest_low_];
-        std::pop_heap(keys.begin(), keys.end(), std::greater<>());
-        const Key best = keys.back();
-        keys.pop_back();
-        return {static_cast<Count>(highest_low_), best};
-    }
-
-  private:
-    static constexpr Count kLow = 1024;
-
-    static bool worse(const Candidate& a, const Candidate& b) {
-        return a.count != b.count ? a.count < b.count : a.key > b.key;
-    }
-
-    std::vector<Candidate> high_;
-    std::array<std::vector<Key>, kLow> low_;  // by count
-    std::size_t highest_low_ = 0;
-};
-
 // ---- the merging ---------------------------------------------------------------------------------------------
 
 // A pair (l, r) comes into being only in the step that makes the larger of l and r, and its count only falls
 // afterwards. So its places are written once, and a candidate whose count is out of date can wait in the queue until it
 // is drawn, to be put back with its true count.
+//
+// Most pairs are too rare to merge ever. Those under a floor are not kept; when no others are left the floor is
+// lowered, and the pairs are listed anew.
+template <class Order>
 class Trainer {
   public:
-    Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order);
-    std::vector<Merge> run(const Progress& progress);
+    Trainer(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
+            const Progress& progress);
+    Training run();
 
   private:
-    // A place where the step's pair was merged, and the tokens on both sides; kSeparator where there is none.
-    struct Merged {
-        Position begin;
-        Id left, right;
-        Count weight;
-    };
+    using Ticket = typename Order::Ticket;
 
-    // What the step's places have in common that have the same neighbour on one side.
+    // What the places have in common that have the same neighbour on one side.
     struct Neighbour {
         Count count = 0;
         Position size = 0;
-        Position next = 0;  // where the next place of the new pair is written
+        Position next = 0;  // the first place of the pair; then where to write the next one
+
+        void add(Position place, Count weight) {
+            if (size++ == 0) next = place;
+            count += weight;
+        }
+    };
+    struct Side {
+        std::vector<Neighbour> by_id;  // all zero between two steps
+        std::vector<Id> met;
     };
 
-    void count_bytes();
-    void apply(const Pair& pair, Id made);
-    void rewrite(const Pair& pair, Id made);
-    void note(std::vector<Neighbour>& side, std::vector<Id>& met, Id id, Count weight);
-    void lose(Key key, Count count);
-    void add(Key key, Neighbour& neighbour, Position& end);
-    std::vector<Position>& places_of(Key key) {
-        const Id newer = std::max(left_of(key), right_of(key));
-        return places_[newer < kBytes ? 0 : newer - kBytes + 1];
+    void list_byte_pairs();
+    void list_pairs();
+    void list_group(Id left, std::span<const Position> group, Position& end);
+    void step(Count count, Ticket ticket);
+    Ticket up_to_date(Ticket drawn, Pair& pair);
+    bool may_make(PairKey key) const;
+    void apply(const Pair& pair);
+    std::span<const Position> rewrite(const Pair& pair, Id made);
+    void count_neighbours(std::span<const Position> places, Id made);
+    void lose(PairKey key, Count count);
+    void write_places(std::span<const Position> places, Id made, std::vector<Position>& written);
+    void add(PairKey key, Neighbour& neighbour, Position& end);
+    static void note(Side& side, Id id, Position place, Count weight);
+    static void forget(Side& side);
+
+    std::vector<Position>& places_of(PairKey key) {
+        const std::size_t newer = std::max(left_of(key), right_of(key));
+        return places_[newer < listed_ ? 0 : newer - listed_ + 1];
     }
 
+    // Calls visit(place) for each, and now and then lets others have their turn, who may want to stop the work.
+    template <class Visit>
+    void for_each(std::span<const Position> places, Visit visit);
+
     Words words_;
-    std::size_t merges_;
-    Count min_count_;
-    std::vector<Position> lengths_;              // of each id's token, in bytes
-    std::vector<std::vector<Position>> places_;  // of the pairs of bytes; of the pairs that each step made
+    const TrainingRules& rules_;
+    const Progress& progress_;
+    Count floor_;
+    std::vector<std::string> tokens_;            // the bytes of each id, if somebody asks for them
+    std::size_t listed_ = 0;                     // so many tokens there were when all pairs were listed
+    std::vector<std::vector<Position>> places_;  // of the listed pairs; of the pairs that each step since then made
     Pairs pairs_;
-    Queue queue_;
-    std::vector<Merged> merged_;             // of the step
-    std::vector<Neighbour> lefts_, rights_;  // by id; all zero between two steps
-    std::vector<Id> lefts_met_, rights_met_;
+    PairQueue<Order> queue_;
+    Side lefts_, rights_;
+    Training made_;
 };
 
-Trainer::Trainer(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order)
-    : words_(counts, order), merges_(merges), min_count_(min_count), lengths_(kBytes, 1) {
-    count_bytes();
+// The counts of the last merges were found near the number of cells for each merge over 3 to 14.
+Count first_floor(std::size_t cells, std::size_t merges) {
+    return std::max<Count>(2, static_cast<Count>(cells / (merges * 12 + 1)));
 }
 
-void Trainer::count_bytes() {
-    const std::vector<Id>& cells = words_.cells();
+template <class Order>
+Trainer<Order>::Trainer(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
+                        const Progress& progress)
+    : words_(counts, alphabet, Order::kByPlace),
+      rules_(rules),
+      progress_(progress),
+      floor_(std::max(rules.min_count, first_floor(words_.size(), rules.merges))),
+      queue_(Order(tokens_)) {
+    made_.tokens = words_.count_tokens();
+    if (rules.may_make || rules.tie_break == TieBreak::greatest_bytes)
+        for (const Token& token : alphabet.tokens) tokens_.emplace_back(token.bytes);
+}
+
+template <class Order>
+template <class Visit>
+void Trainer<Order>::for_each(std::span<const Position> places, Visit visit) {
+    constexpr std::size_t kAhead = 32, kTurn = std::size_t{1} << 20;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        words_.prefetch(places[std::min(i + kAhead, places.size() - 1)]);
+        visit(places[i]);
+        if ((i + 1) % kTurn == 0) progress_(made_.merges.size());
+    }
+}
+
+// ---- listing -------------------------------------------------------------------------------------------------
+
+// While all tokens are single bytes, a table has room for every pair.
+template <class Order>
+void Trainer<Order>::list_byte_pairs() {
+    listed_ = kBytes;
     std::vector<Neighbour> table(kBytes * kBytes);
     const auto for_each_pair = [&](auto visit) {
         words_.rewind();
-        for (std::size_t i = 1; i + 1 < cells.size(); ++i)
-            if (cells[i] != kSeparator && cells[i + 1] != kSeparator)
-                visit(static_cast<Position>(i), table[cells[i] * kBytes + cells[i + 1]]);
+        for (Position place = 1; place + 1 < words_.size(); ++place) {
+            const Id left = words_.at(place), right = words_.at(place + 1);
+            if (left != kSeparator && right != kSeparator) visit(place, table[left * kBytes + right]);
+        }
     };
-    for_each_pair([&](Position place, Neighbour& pair) {
-        pair.count += words_.weight_at(place);
-        ++pair.size;
-    });
+    for_each_pair([&](Position place, Neighbour& pair) { pair.add(place, words_.weight_at(place)); });
     Position end = 0;
-    places_.emplace_back();
     for (Id left = 0; left < kBytes; ++left)
-        for (Id right = 0; right < kBytes; ++right) add(key_of(left, right), table[left * kBytes + right], end);
-    places_[0].resize(end);
+        for (Id right = 0; right < kBytes; ++right)
+            if (Neighbour& pair = table[left * kBytes + right]; pair.size > 0) add(key_of(left, right), pair, end);
+    std::vector<Position>& places = places_.emplace_back(end);
     for_each_pair([&](Position place, Neighbour& pair) {
-        if (pair.size > 0) places_[0][pair.next++] = place;
+        if (pair.size > 0) places[pair.next++] = place;
     });
 }
 
-std::vector<Merge> Trainer::run(const Progress& progress) {
-    constexpr std::size_t kReportEvery = 64;
-    std::vector<Merge> made;
-    while (made.size() < merges_) {
-        const Candidate best = queue_.pop();
-        if (best.count == 0) break;
-        Pair& known = *pairs_.find(best.key);
-        if (known.count != best.count) {
-            if (known.count >= min_count_) queue_.push({known.count, best.key});
-            continue;
-        }
-        const Pair pair = known;
-        known.count = 0;
-        made.push_back({left_of(pair.key), right_of(pair.key), pair.count});
-        apply(pair, static_cast<Id>(kBytes - 1 + made.size()));
-        if (made.size() % kReportEvery == 0) progress(made.size());
+// Sorts the places of all tokens by id, then those of each id by the token on their right.
+template <class Order>
+void Trainer<Order>::list_pairs() {
+    listed_ = words_.tokens();
+    pairs_ = Pairs();
+    places_.clear();
+    lefts_.by_id.resize(listed_);
+    rights_.by_id.resize(listed_);
+    std::vector<Position> starts(listed_ + 2);  // of group i, when all is written, at i
+    words_.for_each_pair([&](Position, Id left, Id) { ++starts[left + 2]; });
+    std::partial_sum(starts.begin(), starts.end(), starts.begin());
+    std::vector<Position>& places = places_.emplace_back(starts.back());
+    words_.for_each_pair([&](Position place, Id left, Id) { places[starts[left + 1]++] = place; });
+    Position end = 0;
+    std::vector<Position> group;  // a copy, since what is kept of it is written over it
+    for (Id left = 0; left < listed_; ++left) {
+        const auto begin = places.begin();
+        group.assign(begin + starts[left], begin + starts[left + 1]);
+        list_group(left, group, end);
     }
-    progress(made.size());
-    return made;
+    places.resize(end);
+    places.shrink_to_fit();
+}
+
+template <class Order>
+void Trainer<Order>::list_group(Id left, std::span<const Position> group, Position& end) {
+    words_.rewind();
+    for_each(group, [&](Position place) { note(rights_, words_.after(place, left), place, words_.weight_at(place)); });
+    for (const Id id : rights_.met) add(key_of(left, id), rights_.by_id[id], end);
+    for_each(group, [&](Position place) {
+        Neighbour& right = rights_.by_id[words_.after(place, left)];
+        if (right.size > 0) places_[0][right.next++] = place;
+    });
+    forget(rights_);
+}
+
+// ---- steps ---------------------------------------------------------------------------------------------------
+
+template <class Order>
+Training Trainer<Order>::run() {
+    constexpr Count kLower = 8;
+    if (words_.are_bytes()) {
+        list_byte_pairs();
+    } else {
+        list_pairs();
+    }
+    while (made_.merges.size() < rules_.merges) {
+        const auto best = queue_.pop();
+        if (best.count > 0) {
+            step(best.count, best.ticket);
+        } else if (floor_ > rules_.min_count) {
+            floor_ = std::max(rules_.min_count, floor_ / kLower);
+            list_pairs();
+        } else {
+            break;
+        }
+    }
+    progress_(made_.merges.size());
+    return std::move(made_);
+}
+
+template <class Order>
+void Trainer<Order>::step(Count count, Ticket drawn) {
+    constexpr std::size_t kReportEvery = 64;
+    Pair& known = *pairs_.find(Order::key(drawn));
+    const Ticket ticket = up_to_date(drawn, known);
+    if (known.count != count || ticket != drawn) {
+        if (known.count >= floor_) queue_.push(known.count, ticket);
+        return;
+    }
+    const Pair pair = known;
+    known.count = 0;
+    if (!may_make(pair.key)) return;
+    apply(pair);
+    made_.merges.push_back({left_of(pair.key), right_of(pair.key), pair.count});
+    if (made_.merges.size() % kReportEvery == 0) progress_(made_.merges.size());
+}
+
+template <class Order>
+typename Order::Ticket Trainer<Order>::up_to_date(Ticket drawn, Pair& pair) {
+    if constexpr (Order::kByPlace) {
+        const std::vector<Position>& places = places_of(pair.key);
+        for (; pair.size > 1; ++pair.begin, --pair.size)
+            if (words_.stands(places[pair.begin], left_of(pair.key), right_of(pair.key))) break;
+        return Order::ticket(pair.key, places[pair.begin]);
+    } else {
+        return drawn;
+    }
+}
+
+template <class Order>
+bool Trainer<Order>::may_make(PairKey key) const {
+    return !rules_.may_make || rules_.may_make(tokens_[left_of(key)] + tokens_[right_of(key)]);
 }
 
 // Writes the new token over every place where the pair still stands, and keeps all counts true.
-void Trainer::apply(const Pair& pair, Id made) {
-    const Id left = left_of(pair.key), right = right_of(pair.key);
-    lengths_.push_back(lengths_[left] + lengths_[right]);
-    lefts_.resize(made + 1);
-    rights_.resize(made + 1);
-    rewrite(pair, made);
-    for (const Merged& merged : merged_) {
-        note(lefts_, lefts_met_, merged.left, merged.weight);
-        note(rights_, rights_met_, merged.right, merged.weight);
-    }
+template <class Order>
+void Trainer<Order>::apply(const Pair& pair) {
+    const Id left = left_of(pair.key), right = right_of(pair.key), made = words_.learn(left, right);
+    if (!tokens_.empty()) tokens_.push_back(tokens_[left] + tokens_[right]);
+    lefts_.by_id.resize(made + 1);
+    rights_.by_id.resize(made + 1);
+    const std::span<const Position> places = rewrite(pair, made);
+    count_neighbours(places, made);
     Position end = 0;
-    for (const Id id : lefts_met_) {
+    for (const Id id : lefts_.met) {
         // The new token has itself on its left where the pair stood twice in a row.
-        const Key lost = key_of(id == made ? right : id, left);
-        if (lost != pair.key) lose(lost, lefts_[id].count);
-        add(key_of(id, made), lefts_[id], end);
+        const PairKey lost = key_of(id == made ? right : id, left);
+        if (lost != pair.key) lose(lost, lefts_.by_id[id].count);
+        add(key_of(id, made), lefts_.by_id[id], end);
     }
-    for (const Id id : rights_met_) {
-        const Key lost = key_of(right, id);
-        if (lost != pair.key) lose(lost, rights_[id].count);
-        add(key_of(made, id), rights_[id], end);
+    for (const Id id : rights_.met) {
+        const PairKey lost = key_of(right, id);
+        if (lost != pair.key) lose(lost, rights_.by_id[id].count);
+        add(key_of(made, id), rights_.by_id[id], end);
     }
-    std::vector<Position>& places = places_.emplace_back(end);
-    for (const Merged& merged : merged_) {
-        if (merged.left != kSeparator && lefts_[merged.left].size > 0)
-            places[lefts_[merged.left].next++] = merged.begin - lengths_[merged.left];
-        if (merged.right != kSeparator && rights_[merged.right].size > 0)
-            places[rights_[merged.right].next++] = merged.begin;
-    }
-    for (const Id id : lefts_met_) lefts_[id] = {};
-    for (const Id id : rights_met_) rights_[id] = {};
-    lefts_met_.clear();
-    rights_met_.clear();
+    write_places(places, made, places_.emplace_back(end));
+    forget(lefts_);
+    forget(rights_);
 }
 
-// From left to right, so that of two places that overlap the first is merged.
-void Trainer::rewrite(const Pair& pair, Id made) {
-    const Id left = left_of(pair.key), right = right_of(pair.key);
-    constexpr std::size_t kAhead = 16;
-    const Position left_length = lengths_[left], length = lengths_[made];
-    std::vector<Id>& cells = words_.cells();
-    merged_.clear();
-    words_.rewind();
+// From left to right, so that of two places that overlap the first is merged. Keeps those that were.
+template <class Order>
+std::span<const Position> Trainer<Order>::rewrite(const Pair& pair, Id made) {
     const std::span places = std::span(places_of(pair.key)).subspan(pair.begin, pair.size);
-    for (std::size_t i = 0; i < places.size(); ++i) {
-        __builtin_prefetch(&cells[places[std::min(i + kAhead, places.size() - 1)]]);
-        const Position begin = places[i], middle = begin + left_length, end = begin + length;
-        if (cells[begin] != left || cells[middle] != right || cells[middle - 1] != left || cells[end - 1] != right)
-            continue;
-        if (cells[begin - 1] == made) merged_.back().right = kSeparator;  // what they have in common, the second tells
-        merged_.push_back({begin, cells[begin - 1], cells[end], words_.weight_at(begin)});
-        cells[begin] = made;
-        cells[end - 1] = made;
-    }
+    std::size_t kept = 0;
+    for_each(places, [&](Position place) {
+        if (!words_.stands(place, left_of(pair.key), right_of(pair.key))) return;
+        words_.write(place, made);
+        places[kept++] = place;
+    });
+    return places.first(kept);
 }
 
-void Trainer::note(std::vector<Neighbour>& side, std::vector<Id>& met, Id id, Count weight) {
-    if (id == kSeparator) return;
-    Neighbour& neighbour = side[id];
-    if (neighbour.size++ == 0) met.push_back(id);
-    neighbour.count += weight;
+template <class Order>
+void Trainer<Order>::count_neighbours(std::span<const Position> places, Id made) {
+    words_.rewind();
+    for_each(places, [&](Position place) {
+        const Id left = words_.before(place), right = words_.after(place, made);
+        const Count weight = words_.weight_at(place);
+        made_.tokens -= weight;
+        if (left != kSeparator) note(lefts_, left, place - words_.length(left), weight);
+        // Where the new token stands twice in a row, the second tells of it.
+        if (right != kSeparator && right != made) note(rights_, right, place, weight);
+    });
+}
+
+template <class Order>
+void Trainer<Order>::write_places(std::span<const Position> places, Id made, std::vector<Position>& written) {
+    for_each(places, [&](Position place) {
+        if (const Id left = words_.before(place); left != kSeparator && lefts_.by_id[left].size > 0)
+            written[lefts_.by_id[left].next++] = place - words_.length(left);
+        const Id right = words_.after(place, made);
+        if (right != kSeparator && right != made && rights_.by_id[right].size > 0)
+            written[rights_.by_id[right].next++] = place;
+    });
+}
+
+template <class Order>
+void Trainer<Order>::note(Side& side, Id id, Position place, Count weight) {
+    if (side.by_id[id].size == 0) side.met.push_back(id);
+    side.by_id[id].add(place, weight);
+}
+
+template <class Order>
+void Trainer<Order>::forget(Side& side) {
+    for (const Id id : side.met) side.by_id[id] = {};
+    side.met.clear();
 }
 
 // A pair that was too rare when it came into being is not known.
-void Trainer::lose(Key key, Count count) {
+template <class Order>
+void Trainer<Order>::lose(PairKey key, Count count) {
     if (Pair* pair = pairs_.find(key)) pair->count -= count;
 }
 
-// Makes a pair, and gives it room from `end` on, unless it is too rare to merge ever.
-void Trainer::add(Key key, Neighbour& neighbour, Position& end) {
-    if (neighbour.count < min_count_) neighbour.size = 0;
-    if (neighbour.size == 0) return;
+// Makes a pair, and gives it room from `end` on, unless it is too rare or too long.
+template <class Order>
+void Trainer<Order>::add(PairKey key, Neighbour& neighbour, Position& end) {
+    const bool is_short = words_.length(left_of(key)) + words_.length(right_of(key)) <= rules_.max_token_bytes;
+    if (neighbour.count < floor_ || !is_short) {
+        neighbour.size = 0;
+        return;
+    }
+    queue_.push(neighbour.count, Order::ticket(key, neighbour.next));
     pairs_.insert({key, neighbour.count, end, neighbour.size});
-    queue_.push({neighbour.count, key});
     neighbour.next = end;
     end += neighbour.size;
 }
 
+Training numbered_from_0(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
+                         const Progress& progress) {
+    switch (rules.tie_break) {
+        case TieBreak::greatest_bytes: return Trainer<GreatestBytes>(counts, alphabet, rules, progress).run();
+        case TieBreak::first_in_text: return Trainer<FirstInText>(counts, alphabet, rules, progress).run();
+        case TieBreak::smallest_ids: break;
+    }
+    return Trainer<SmallestIds>(counts, alphabet, rules, progress).run();
+}
+
 }  // namespace
 
-std::vector<Merge> train(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order,
-                         const Progress& progress) {
-    std::array<Id, kBytes> byte_at_place;
-    for (Id byte = 0; byte < kBytes; ++byte) byte_at_place[order[byte]] = byte;
-    std::vector<Merge> made = Trainer(counts, merges, min_count, order).run(progress);
-    for (Merge& merge : made) {
-        if (merge.left < kBytes) merge.left = byte_at_place[merge.left];
-        if (merge.right < kBytes) merge.right = byte_at_place[merge.right];
-    }
+Training train(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
+               const Progress& progress) {
+    Training made = numbered_from_0(counts, alphabet, rules, progress);
+    const Id first = static_cast<Id>(alphabet.tokens.size());
+    const auto id_of = [&](Id id) { return id < first ? alphabet.tokens[id].id : alphabet.next_id + (id - first); };
+    for (Merge& merge : made.merges) merge = {id_of(merge.left), id_of(merge.right), merge.count};
     return made;
 }
 

@@ -1,28 +1,37 @@
 // train.h: counts of pretokens -> merges. Slow twin: `BasicTokenizer.train` in reference.py.
 #pragma once
 
-#include <array>
-
 #include "counts.h"
 #include "types.h"
+#include "words.h"
 
 namespace bpetok {
 
-struct Merge {
-    Id left;
-    Id right;
-    Count count;  // occurrences of the pair when it merged
+// Which of the pairs merges first that occur equally often.
+enum class TieBreak {
+    smallest_ids,    // the smallest left id, then the smallest right id, as the alphabet numbers them
+    greatest_bytes,  // the left token whose bytes are the greatest, then the right one
+    first_in_text,   // that which stands first, if pretokens were counted in the order of the text
 };
 
-// Of each byte its place among all: the id that it has where pairs are equally frequent.
-using ByteOrder = std::array<std::uint8_t, 256>;
+struct TrainingRules {
+    std::size_t merges = 0;  // at most
+    Count min_count = 1;     // a pair that occurs less often does not merge
+    std::size_t max_token_bytes = std::numeric_limits<std::size_t>::max();
+    TieBreak tie_break = TieBreak::smallest_ids;
+    std::function<bool(Bytes)> may_make = nullptr;  // asked for each token before it is made; may throw
+};
 
-// The first `merges` merges of byte-pair encoding: each time the pair that occurs most often (places that overlap
-// count each), of equal ones that with the smallest left id, then the smallest right id. Merge i makes id 256 + i.
-// Stops early when no pair occurs `min_count` times, or when `progress`, which is told how many were made, throws. The
-// result does not depend on the order of the counts. Throws DataError if the distinct pretokens hold 2^32 bytes or
-// more, or all of them together 2^63 pairs. Memory: about 20 bytes for each byte of distinct pretokens.
-std::vector<Merge> train(const PretokenCounts& counts, std::size_t merges, Count min_count, const ByteOrder& order,
-                         const Progress& progress);
+struct Training {
+    std::vector<Merge> merges;
+    Count tokens = 0;  // that the text is made of in the end
+};
+
+// Byte-pair encoding: each time the pair merges that occurs most often (places that overlap count each). Stops early
+// when no pair is left, or when `progress`, which is told how many merges were made, throws. The result does not depend
+// on the order of the counts, but for `first_in_text`. Throws as Words does. Memory: about 15 bytes for each byte of
+// distinct pretokens.
+Training train(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
+               const Progress& progress);
 
 }  // namespace bpetok

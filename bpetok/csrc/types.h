@@ -17,6 +17,13 @@ using Count = std::int64_t;      // occurrences; 64 bits everywhere, a 32-bit co
 
 inline constexpr Id kNoId = std::numeric_limits<Id>::max();  // never a token's id
 
+// Two tokens that became one.
+struct Merge {
+    Id left;
+    Id right;
+    Count count;  // occurrences of the pair when it merged
+};
+
 // The core throws, it never prints and never aborts. Each class becomes the one of the same name in errors.py.
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;

@@ -18,7 +18,7 @@ namespace bpetok {
 // What all workspaces of an encoder share. Immutable.
 struct Tables {
     // Throws VocabError as MergeTable does.
-    Tables(const std::vector<Token>& tokens, Pattern pattern, std::size_t cache_bytes);
+    Tables(const std::vector<Token>& tokens, std::span<const Merge> merges, Pattern pattern, std::size_t cache_bytes);
 
     MergeTable merges;
     ScanTable scan;

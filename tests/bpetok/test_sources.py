@@ -69,7 +69,7 @@ def test_a_folder_stands_for_the_text_files_below_it_sorted(tmp_path):
 
 
 def test_a_folder_without_text_files_and_a_path_that_is_not_there_are_refused(tmp_path):
-    with pytest.raises(bpetok.DataError, match=r"the folder must hold \.txt or \.jsonl files, got none"):
+    with pytest.raises(bpetok.DataError, match=r"the folder must hold \.txt, \.jsonl or \.parquet files, got none"):
         sources.expand([tmp_path])
     with pytest.raises(bpetok.DataError, match=r"nowhere: no such file"):
         sources.expand([tmp_path / "nowhere"])

@@ -7,17 +7,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import bpetok
-from bpetok import _core, reference, streams
 from bpetok import counts as counting
+from bpetok import reference
 from bpetok.counts import PretokenCounts
-from bpetok.text import BYTE_LEVEL_ORDER
 
 RUNS = st.lists(st.builds(lambda char, n: char * n, st.sampled_from("ab "), st.integers(1, 9)), max_size=12).map(
     "".join
@@ -31,9 +29,9 @@ def merges_of(tok):
     return list(tok.vocab.merges)
 
 
-def slow_merges(text, vocab_size, pattern, tie_break="smallest"):
+def slow_merges(text, vocab_size, pattern):
     twin = reference.RegexTokenizer(pattern)
-    twin.train(text, vocab_size, tie_break=tie_break)
+    twin.train(text, vocab_size)
     return list(twin.merges)
 
 
@@ -44,36 +42,6 @@ def slow_merges(text, vocab_size, pattern, tie_break="smallest"):
 @given(text=SMALL_TEXTS, vocab_size=st.integers(256, 300))
 def test_merges_are_those_of_the_slow_twin(pattern, text, vocab_size):
     assert merges_of(bpetok.train(text, vocab_size, pattern=pattern)) == slow_merges(text, vocab_size, pattern)
-
-
-@given(text=st.text("ab 1é\n", min_size=1, max_size=80), vocab_size=st.integers(256, 300))
-def test_merges_in_hugging_faces_order_are_those_of_the_slow_twin(text, vocab_size):
-    merges = merges_of(bpetok.train(text, vocab_size, pattern="gpt2", tie_break="huggingface"))
-    assert merges == slow_merges(text, vocab_size, "gpt2", "huggingface")
-
-
-def test_pairs_that_are_equally_frequent_merge_in_the_order_that_was_named():
-    # A space is byte 32; in the byte-level alphabet it stands behind all letters.
-    assert merges_of(bpetok.train(" a bc", 257, pattern=r"[ ]a|[ ]|bc")) == [(32, 97)]
-    assert merges_of(bpetok.train(" a bc", 257, pattern=r"[ ]a|[ ]|bc", tie_break="huggingface")) == [(98, 99)]
-
-
-@pytest.mark.parametrize("file", ["en_web.txt", "ru.txt", "zh.txt", "json.txt"])
-def test_merges_in_hugging_faces_order_are_those_of_its_trainer(data, file):
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    text = (data / "corpus" / file).read_text(encoding="utf-8")[:400_000]
-    theirs = Tokenizer(models.BPE())
-    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    theirs.train_from_iterator(
-        [text], trainers.BpeTrainer(vocab_size=6000, initial_alphabet=alphabet, show_progress=False)
-    )
-    byte_of = {char: BYTE_LEVEL_ORDER.index(place) for place, char in enumerate(alphabet)}
-    vocab = theirs.get_vocab()
-    tokens = [bytes(byte_of[char] for char in token) for token in sorted(vocab, key=vocab.__getitem__)]
-    ours = bpetok.train(text, 6000, pattern="gpt2", tie_break="huggingface").vocab
-    assert [ours[i] for i in range(256, 6000)] == tokens[256:]
 
 
 @pytest.mark.parametrize(
@@ -166,57 +134,6 @@ def test_text_bytes_file_rows_and_counts_give_the_same(tmp_path, small_text, exp
         assert tok == expected
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000])
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "gpt4o", None, r"\w+|\s+"])
-def test_a_file_read_in_chunks_of_any_size_is_counted_as_a_whole(tmp_path, small_text, pattern, size):
-    text = small_text[:3000].encode()
-    chunked, whole = PretokenCounts(pattern), PretokenCounts(pattern)
-    chunked.add_chunks(text[i : i + size] for i in range(0, len(text), size))
-    whole.add_text(text)
-    assert chunked.items() == whole.items()
-    assert (chunked.total, chunked.bytes, chunked.documents) == (whole.total, whole.bytes, whole.documents)
-
-
-@pytest.mark.parametrize("num_threads", [1, 3])
-def test_a_file_larger_than_a_chunk_is_counted_as_a_whole(tmp_path, monkeypatch, num_threads):
-    monkeypatch.setattr(counting, "BATCH_BYTES", 2 << 20)
-    file = tmp_path / "long.txt"
-    text = b"some words, and more of them\n" * (streams.CHUNK_BYTES // 20)
-    file.write_bytes(text)
-    counts, whole, read = PretokenCounts(), PretokenCounts(), []
-    counts.add_file(file, num_threads=num_threads, progress=read.append)
-    whole.add_text(text)
-    assert counts.items() == whole.items()
-    assert (counts.bytes, counts.documents) == (len(text), 1)
-    assert sum(read) == len(text)
-    assert len(read) > 1
-
-
-@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "gpt4o", None, r"\w+|\s+"])
-def test_counts_and_their_order_do_not_depend_on_the_number_of_threads(small_text, pattern):
-    texts = [
-        small_text * 20,
-        "",
-        "\u0436\u0443\u043a \u5b57\u5b57\u3002" * 90_000,
-        b"word \xff\xfe\xe4\xb8 end " * 40_000,
-        "\U0001f642 \ud83d\ude42 \ud83d",
-        small_text,
-    ]
-    one_by_one = PretokenCounts(pattern)
-    for text in texts:
-        one_by_one.add_text(text)
-    for num_threads in (1, 2, 5, None):
-        counts, told = PretokenCounts(pattern), []
-        counts.add_texts(texts, num_threads=num_threads, progress=told.append)
-        assert counts.items() == one_by_one.items()
-        assert (counts.total, counts.bytes, counts.documents) == (
-            one_by_one.total,
-            one_by_one.bytes,
-            one_by_one.documents,
-        )
-        assert sum(told) == (counts.bytes if counts.split.scanner else 0)
-
-
 def test_training_takes_texts_and_files_in_turn_and_any_number_of_threads(tmp_path, small_text, monkeypatch):
     monkeypatch.setattr(counting, "BATCH_BYTES", 5000)
     file = tmp_path / "a.txt"
@@ -232,173 +149,11 @@ def test_training_takes_texts_and_files_in_turn_and_any_number_of_threads(tmp_pa
         bpetok.train(small_text, 300, num_threads=0)
 
 
-def test_who_hears_of_the_counting_may_stop_it(small_text):
-    def stop(amount):
-        raise RuntimeError("enough")
-
-    counts = PretokenCounts()
-    with pytest.raises(RuntimeError, match="enough"):
-        counts.add_texts([small_text], progress=stop)
-    with pytest.raises(TypeError, match="str"):
-        counts.add_texts([small_text, 3])
-    assert (counts.documents, counts.bytes, counts.total) == (0, 0, 0)
-
-
-@given(texts=st.lists(SMALL_TEXTS, min_size=1, max_size=5), order=st.randoms(use_true_random=False))
-def test_counts_of_the_parts_merge_in_any_order_to_those_of_the_whole(texts, order):
-    whole = PretokenCounts("gpt2")
-    parts = []
-    for text in texts:
-        whole.add_text(text)
-        part = PretokenCounts("gpt2")
-        part.add_text(text)
-        parts.append(part)
-    order.shuffle(parts)
-    merged = PretokenCounts("gpt2")
-    for part in parts:
-        merged.merge(part)
-    assert sorted(merged.items()) == sorted(whole.items())
-    assert (merged.total, merged.bytes, merged.documents, len(merged)) == (
-        whole.total,
-        whole.bytes,
-        whole.documents,
-        len(whole),
-    )
-    assert bpetok.train(merged, 300) == bpetok.train(whole, 300)
-
-
 def test_the_order_of_the_documents_does_not_matter(small_text):
     lines = small_text.splitlines(keepends=True)
     first = bpetok.train(lines, 350)
     random.Random(3).shuffle(lines)
     assert bpetok.train(lines, 350) == first
-
-
-def test_counts_know_how_often_each_pretoken_occurs():
-    counts = PretokenCounts("gpt2")
-    counts.add_text("to be or not to be")
-    counts.add_text("to")
-    assert counts.items() == [(b"to", 2), (b" be", 2), (b" or", 1), (b" not", 1), (b" to", 1)]
-    assert (len(counts), counts.total, counts.documents, counts.bytes) == (5, 7, 2, 20)
-
-
-def test_many_distinct_pretokens_are_kept_apart():
-    counts = PretokenCounts("gpt2")
-    counts.add_text(" ".join(map(str, range(50_000))))
-    assert len(counts) == 50_000
-    assert {count for _, count in counts.items()} == {1}
-
-
-# ---- counts beyond 32 and 53 bits -----------------------------------------------------------------------------------
-
-
-def core_counts(**times):
-    counts = _core.PretokenCounts()
-    for pretoken, count in times.items():
-        counts.add(pretoken.encode(), count)
-    return counts
-
-
-@pytest.mark.parametrize("limit", [2**31, 2**32, 2**53, 2**61])
-def test_counts_are_exact_at_and_beyond(limit):
-    # cd occurs once more than ab, which comes first if the difference is lost.
-    counts = core_counts(ab=limit, cd=limit + 1)
-    counts.add(b"ab", 1)
-    counts.add(b"cd", 1)
-    assert dict(counts.items()) == {b"ab": limit + 1, b"cd": limit + 2}
-    assert counts.total == 2 * limit + 3
-    assert _core.train(counts, 2, 1) == [(99, 100, limit + 2), (97, 98, limit + 1)]
-    assert _core.train(counts, 2, limit + 2) == [(99, 100, limit + 2)]
-
-
-@given(
-    weights=st.lists(st.tuples(st.text("ab", min_size=1, max_size=6), st.integers(1, 2**40)), min_size=1, max_size=6)
-)
-def test_a_weighted_pretoken_is_that_many_pretokens(weights):
-    counts = _core.PretokenCounts()
-    for pretoken, times in weights:
-        counts.add(pretoken.encode(), times)
-    assert _core.train(counts, 20, 1) == weighted_merges(weights, 20)
-
-
-@given(
-    weights=st.dictionaries(st.text("abc", min_size=1, max_size=12), st.integers(1, 9), min_size=1, max_size=12),
-    min_count=st.integers(1, 12),
-)
-def test_pairs_too_rare_to_merge_change_no_merge_before(weights, min_count):
-    expected = [merge for merge in weighted_merges(list(weights.items()), 60) if merge[2] >= min_count]
-    assert _core.train(core_counts(**weights), 60, min_count) == expected
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_counts_on_both_sides_of_a_thousand_are_drawn_in_order(seed):
-    # The queue keeps low counts and high ones apart.
-    draw = random.Random(seed)
-    weights = {"".join(draw.choices("abcd", k=draw.randint(2, 9))): draw.choice([1, 5, 400, 900]) for _ in range(60)}
-    assert _core.train(core_counts(**weights), 150, 1) == weighted_merges(list(weights.items()), 150)
-
-
-def weighted_merges(weights, wanted):
-    """Byte-pair encoding of weighted pretokens, as plainly as it goes."""
-    words = [(list(pretoken.encode()), times) for pretoken, times in weights]
-    made = []
-    while len(made) < wanted:
-        counts = {}
-        for ids, times in words:
-            for pair in pairwise(ids):
-                counts[pair] = counts.get(pair, 0) + times
-        if not counts:
-            break
-        pair = min(counts, key=lambda pair: (-counts[pair], pair))
-        made.append((*pair, counts[pair]))
-        words = [(reference.merge(ids, pair, 255 + len(made)), times) for ids, times in words]
-    return made
-
-
-@pytest.mark.parametrize("order", [b"", b"a" * 256, bytes(range(256)) + b"a"])
-def test_a_byte_order_must_be_one(order):
-    with pytest.raises(bpetok.DataError, match="each of the 256 bytes once"):
-        _core.train(core_counts(ab=1), 1, 1, None, order)
-
-
-@pytest.mark.parametrize("times", [0, -1])
-def test_a_count_must_be_at_least_one(times):
-    with pytest.raises(bpetok.DataError, match=f"a count must be at least 1, got {times}"):
-        _core.PretokenCounts().add(b"a", times)
-
-
-def test_counts_beyond_63_bits_are_refused_and_leave_the_table_as_it_was():
-    counts = core_counts(ab=2**62)
-    with pytest.raises(bpetok.DataError, match="the total must fit 64 bits"):
-        counts.add(b"ab", 2**62)
-    assert counts.items() == [(b"ab", 2**62)]
-    assert counts.total == 2**62
-
-
-def test_a_pair_that_occurs_more_often_than_63_bits_hold_is_refused_not_forgotten():
-    with pytest.raises(bpetok.DataError, match="64 bits"):
-        _core.train(core_counts(aaaa=2**62), 2, 1)  # (a, a) occurs 3 * 2**62 times
-
-
-def test_counts_that_several_threads_add_to_are_whole():
-    # In a process of its own: adding lets go of the GIL, and a table that two threads grow at once may end it.
-    program = """
-        from concurrent.futures import ThreadPoolExecutor
-        import bpetok
-        counts = bpetok.PretokenCounts("gpt2")
-        texts = [" ".join(str(i) for i in range(part, 400_000, 20)) for part in range(20)]
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(counts.add_text, texts))
-            list(pool.map(lambda text: counts.add_texts([text] * 9), texts))
-        print(counts.total, counts.documents)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.split()) == (0, ["4000000", "200"]), done.stderr
-
-
-def test_counts_cut_by_another_pattern_do_not_merge():
-    with pytest.raises(bpetok.IncompatibleError, match="both must be cut by one pattern, got gpt2 and gpt4"):
-        PretokenCounts("gpt2").merge(PretokenCounts("gpt4"))
 
 
 # ---- errors, progress, interrupts -----------------------------------------------------------------------------------
@@ -407,11 +162,6 @@ def test_counts_cut_by_another_pattern_do_not_merge():
 def test_there_must_be_room_for_the_bytes():
     with pytest.raises(bpetok.VocabError, match="vocab_size must be at least 256, one for each byte, got 255"):
         bpetok.train("a", 255)
-
-
-def test_only_one_way_to_break_ties_is_known_here():
-    with pytest.raises(bpetok.DataError, match="tie_break must be one of smallest, huggingface, got 'first'"):
-        bpetok.train("a", 256, tie_break="first")
 
 
 @pytest.mark.parametrize("source", ["", b"", [], [""], iter([])])

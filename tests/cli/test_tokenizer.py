@@ -1,54 +1,10 @@
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-import bpetok
-
-
-def test_train_adds_the_end_of_text_token_and_writes_what_the_library_trains(run, folder) -> None:
-    done = run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "-o", "new.bpetok", cwd=folder)
-    assert (done.code, done.out) == (0, b"")
-    assert done.err == "new.bpetok: 300 tokens and 1 special, gpt4\n"
-    expected = bpetok.train(folder / "corpus.txt", 300, special_tokens=["<|endoftext|>"])
-    assert bpetok.load(folder / "new.bpetok") == expected
-
-
-def test_train_takes_specials_patterns_rows_folders_and_standard_input(run, folder) -> None:
-    args = ("--vocab-size", 280, "--pattern", "gpt2", "-q")
-    assert run("bpetok", "train", "rows.jsonl", *args, "--no-specials", "-o", "a.bpetok", cwd=folder).code == 0
-    assert bpetok.load(folder / "a.bpetok").special_tokens_set == set()
-    assert run("bpetok", "train", "books", *args, "--special", "<|user|>", "-o", "b.bpetok", cwd=folder).code == 0
-    assert bpetok.load(folder / "b.bpetok").special_tokens_set == {"<|endoftext|>", "<|user|>"}
-    given = (folder / "corpus.txt").read_bytes()
-    assert run("bpetok", "train", "-", *args, "-o", "c.bpetok", cwd=folder, given=given).code == 0
-    assert bpetok.load(folder / "c.bpetok") == bpetok.train(
-        given, 280, pattern="gpt2", special_tokens=["<|endoftext|>"]
-    )
-
-
-def test_train_takes_the_tie_break_that_was_named(run, folder) -> None:
-    for tie_break in ("smallest", "huggingface"):
-        args = ("--vocab-size", 320, "--tie-break", tie_break, "-o", "t.bpetok")
-        assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 0
-        expected = bpetok.train(folder / "corpus.txt", 320, special_tokens=["<|endoftext|>"], tie_break=tie_break)
-        assert bpetok.load(folder / "t.bpetok") == expected
-        assert bpetok.load(folder / "t.bpetok").vocab.provenance["tie_break"] == tie_break
-    args = ("--vocab-size", 300, "--tie-break", "x", "-o", "t")
-    assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 2
-
-
-def test_train_says_when_no_pair_is_left(run, folder) -> None:
-    done = run("bpetok", "train", "-", "--vocab-size", 1000, "-o", "s.bpetok", "--json", cwd=folder, given=b"ab ab")
-    assert done.code == 0 and done.json["vocab_size"] == 258
-    done = run("bpetok", "train", "-", "--vocab-size", 1000, "-o", "s.bpetok", cwd=folder, given=b"ab ab")
-    assert "no pair is left to merge: 258 tokens, not 1,000" in done.err
 
 
 def test_encode_prints_the_ids_on_one_line_and_decode_gives_the_text_back(run, folder, tok) -> None:
@@ -190,18 +146,6 @@ def test_a_reader_that_leaves_early_is_no_error(folder) -> None:
     done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.endswith("0\n")
     assert done.stderr == ""
-
-
-def test_interrupting_a_training_is_exit_code_130_and_leaves_no_file(folder) -> None:
-    command = [sys.executable, "-m", "bpetok", "train", "-", "--vocab-size", "60000", "-o", "x.bpetok"]
-    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(1.5)  # it has begun, and waits for text that does not come
-    process.send_signal(signal.SIGINT)
-    sent = time.monotonic()
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, b"interrupted\n")
-    assert time.monotonic() - sent < 5
-    assert not list(Path(folder).glob("*x.bpetok*"))
 
 
 def test_there_is_no_bar_where_stderr_is_no_terminal_and_quiet_says_nothing(run, folder) -> None:

@@ -1,0 +1,119 @@
+"""`bpetok train`, as its users type it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bpetok
+
+
+def test_train_adds_the_end_of_text_token_and_writes_what_the_library_trains(run, folder) -> None:
+    done = run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "-o", "new.bpetok", cwd=folder)
+    assert (done.code, done.out) == (0, b"")
+    expected = bpetok.train(folder / "corpus.txt", 300, special_tokens=["<|endoftext|>"])
+    text = (folder / "corpus.txt").read_bytes()
+    ratio = f"{len(text) / expected.count(text):.2f} bytes per token trained on"
+    assert done.err == f"new.bpetok: 300 tokens and 1 special, gpt4; {ratio}\n"
+    assert bpetok.load(folder / "new.bpetok") == expected
+
+
+def test_train_takes_specials_patterns_rows_folders_and_standard_input(run, folder) -> None:
+    args = ("--vocab-size", 280, "--pattern", "gpt2", "-q")
+    assert run("bpetok", "train", "rows.jsonl", *args, "--no-specials", "-o", "a.bpetok", cwd=folder).code == 0
+    assert bpetok.load(folder / "a.bpetok").special_tokens_set == set()
+    assert run("bpetok", "train", "books", *args, "--special", "<|user|>", "-o", "b.bpetok", cwd=folder).code == 0
+    assert bpetok.load(folder / "b.bpetok").special_tokens_set == {"<|endoftext|>", "<|user|>"}
+    given = (folder / "corpus.txt").read_bytes()
+    assert run("bpetok", "train", "-", *args, "-o", "c.bpetok", cwd=folder, given=given).code == 0
+    assert bpetok.load(folder / "c.bpetok") == bpetok.train(
+        given, 280, pattern="gpt2", special_tokens=["<|endoftext|>"]
+    )
+
+
+def test_train_takes_the_tie_break_that_was_named(run, folder) -> None:
+    for tie_break in bpetok.training.TIE_BREAKS:
+        args = ("--vocab-size", 320, "--tie-break", tie_break, "-o", "t.bpetok")
+        assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 0
+        expected = bpetok.train(folder / "corpus.txt", 320, special_tokens=["<|endoftext|>"], tie_break=tie_break)
+        assert bpetok.load(folder / "t.bpetok") == expected
+        assert bpetok.load(folder / "t.bpetok").vocab.provenance["tie_break"] == tie_break
+    args = ("--vocab-size", 300, "--tie-break", "x", "-o", "t")
+    assert run("bpetok", "train", "corpus.txt", *args, cwd=folder).code == 2
+
+
+def test_train_says_when_no_pair_is_left(run, folder) -> None:
+    done = run("bpetok", "train", "-", "--vocab-size", 1000, "-o", "s.bpetok", "--json", cwd=folder, given=b"ab ab")
+    assert done.code == 0 and done.json["vocab_size"] == 258
+    done = run("bpetok", "train", "-", "--vocab-size", 1000, "-o", "s.bpetok", cwd=folder, given=b"ab ab")
+    assert "stopped at 258 tokens: no pair was left to merge that occurs once" in done.err
+
+
+def test_train_sums_up_what_it_did(run, folder) -> None:
+    (folder / "other.txt").write_text("A dog sat on a mat. " * 50)
+    args = ("--vocab-size", 300, "--held-out", "other.txt", "--memory", "2GB", "--json", "-o", "new.bpetok")
+    done = run("bpetok", "train", "corpus.txt", *args, cwd=folder)
+    assert (done.code, done.err) == (0, "")
+    tok = bpetok.load(folder / "new.bpetok")
+    about = done.json
+    for name, file in (("trained on", "corpus.txt"), ("held out", "other.txt")):
+        text = (folder / file).read_bytes()
+        assert about["bytes_per_token"][name] == pytest.approx(len(text) / tok.count(text), abs=1e-4)
+    assert list(about["seconds"]) == ["scan", "merge", "save"]
+    assert all(0 <= seconds < 60 for seconds in about["seconds"].values())
+    assert 10e6 < about["peak_memory"] < 2e9
+    assert (about["vocab_size"], about["ids"], about["fingerprint"]) == (300, 301, tok.fingerprint)
+    assert about["provenance"] == json.loads(json.dumps(dict(tok.vocab.provenance)))
+    assert about["provenance"]["sources"][0]["file"] == "corpus.txt"
+
+
+def test_train_goes_on_from_a_tokenizer(run, folder, tok) -> None:
+    args = ("--extend", "my.bpetok", "--vocab-size", 320, "-q", "-o", "larger.bpetok")
+    assert run("bpetok", "train", "corpus.txt", *args, "--special", "<|user|>", cwd=folder).code == 0
+    larger = bpetok.load(folder / "larger.bpetok")
+    assert [larger.vocab[i] for i in range(len(tok.vocab))] == [tok.vocab[i] for i in range(len(tok.vocab))]
+    expected = bpetok.extend(tok, folder / "corpus.txt", 320, special_tokens=["<|user|>"])
+    assert larger == expected
+    wrong = run("bpetok", "train", "corpus.txt", *args, "--pattern", "gpt2", cwd=folder)
+    assert wrong.code == 2 and "--pattern and --extend: give one of them" in wrong.err
+
+
+def test_train_takes_rows_of_parquet_and_files_of_counts(run, folder) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    text = (folder / "corpus.txt").read_text()
+    parquet.write_table(pyarrow.table({"body": text.splitlines(keepends=True)}), folder / "rows.parquet")
+    counts = bpetok.PretokenCounts()
+    counts.add_texts(text.splitlines(keepends=True))
+    counts.save(folder / "lines.counts")
+    args = ("--vocab-size", 300, "-q", "--field", "body")
+    assert run("bpetok", "train", "rows.parquet", *args, "-o", "a.bpetok", cwd=folder).code == 0
+    assert run("bpetok", "train", "lines.counts", *args, "-o", "b.bpetok", cwd=folder).code == 0
+    assert bpetok.load(folder / "a.bpetok") == bpetok.load(folder / "b.bpetok")
+
+
+def test_train_refuses_to_take_more_memory_than_it_may(run, folder) -> None:
+    args = ("--vocab-size", 300, "--memory", "10MB", "-o", "new.bpetok")
+    done = run("bpetok", "train", "corpus.txt", *args, cwd=folder)
+    assert (done.code, done.out) == (6, b"")
+    assert "train: memory must stay under 10,000,000 bytes, but" in done.err and "hint: allow more" in done.err
+    assert not (folder / "new.bpetok").exists()
+    wrong = run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "--memory", "much", "-o", "x.bpetok", cwd=folder)
+    assert wrong.code == 2 and "must be a size such as 512MB, 4GB or 1.5GiB, got 'much'" in wrong.err
+
+
+def test_interrupting_a_training_is_exit_code_130_and_leaves_no_file(folder) -> None:
+    command = [sys.executable, "-m", "bpetok", "train", "-", "--vocab-size", "60000", "-o", "x.bpetok"]
+    process = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(1.5)  # it has begun, and waits for text that does not come
+    process.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, b"interrupted\n")
+    assert time.monotonic() - sent < 5
+    assert not list(Path(folder).glob("*x.bpetok*"))
