@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+
+_STATUS = Path("/proc/self/status")  # of Linux; its ru_maxrss may be that of the program that started this one
 
 
 def in_use() -> int:
     """What the process takes now; where the system does not tell, the most that it took so far."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return peak()
+    return _status("VmRSS") if _STATUS.exists() else peak()
 
 
 def peak() -> int:
     """The most that the process took so far; 0 where the system does not tell (Windows)."""
+    if _STATUS.exists():
+        return _status("VmHWM")
     try:
         import resource
     except ImportError:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _status(name: str) -> int:
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))

@@ -26,8 +26,14 @@ TieBreak = Literal["smallest", "huggingface", "largest", "first"]
 TIE_BREAKS: tuple[TieBreak, ...] = ("smallest", "huggingface", "largest", "first")
 Tokens = Collection[bytes] | Callable[[bytes], bool]
 
-MEMORY_PER_BYTE = 28
-"""Bytes of memory that merging takes, at most, for each byte of the distinct pretokens; see benchmarks/LOG.md."""
+LEAST_MEMORY_PER_BYTE = 12
+"""Bytes of memory that merging takes, at least, for each byte of the distinct pretokens."""
+
+_MEMORY_PER_TOKEN = 300
+"""Bytes of memory that a tokenizer takes for each token, mostly less."""
+
+_NO_LIMIT = (1 << 63) - 1
+_LESS_MEMORY = "allow more, train on less text, or cut it by a pattern that makes shorter pretokens"
 
 
 def train(
@@ -77,7 +83,8 @@ def train(
         field: where a row has its text.
         name: what to call the vocabulary.
         num_threads: how many count the text, at most; None for as many as this process may use at once.
-        memory_limit: how many bytes the whole process may take; None for no limit. The estimate is on the safe side.
+        memory_limit: how many bytes the whole process may take; None for no limit. What is known to take more is
+            refused as soon as that is known.
         progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
             call (bytes, merges). An exception of its own stops the training.
 
@@ -288,30 +295,36 @@ class _Work:
             done = made
 
         self.report("merge", 0)
-        self._check_memory(counts)
-        return _core.train(
-            counts.core,
-            tokens,
-            next_id,
-            merges,
-            min_count=self.rules.min_count,
-            max_token_bytes=self.rules.max_token_bytes or counts.distinct_bytes,
-            tie_break=self.rules.tie_break,
-            encoder=encoder,
-            may_make=self.rules.may_make(),
-            progress=on_progress,
-        )
-
-    def _check_memory(self, counts: PretokenCounts) -> None:
-        if self.memory_limit is None:
-            return
-        needed = memory.in_use() + MEMORY_PER_BYTE * counts.distinct_bytes
-        if needed > self.memory_limit:
-            raise MemoryLimitError(
-                f"train: memory must stay under {self.memory_limit:,} bytes, but {len(counts):,} distinct pretokens of "
-                f"{counts.distinct_bytes:,} bytes make it about {needed:,}",
-                hint="allow more, train on less text, or cut it by a pattern that makes shorter pretokens",
+        left = self._check_memory(counts) - merges * _MEMORY_PER_TOKEN
+        try:
+            return _core.train(
+                counts.core,
+                tokens,
+                next_id,
+                merges,
+                min_count=self.rules.min_count,
+                max_token_bytes=self.rules.max_token_bytes or counts.distinct_bytes,
+                tie_break=self.rules.tie_break,
+                encoder=encoder,
+                may_make=self.rules.may_make(),
+                memory_limit=max(left, 0),
+                progress=on_progress,
             )
+        except MemoryLimitError as error:
+            raise MemoryLimitError(error.message, hint=_LESS_MEMORY) from None
+
+    def _check_memory(self, counts: PretokenCounts) -> int:
+        """How many bytes are left to take. Raises MemoryLimitError if merging will need more than these."""
+        if self.memory_limit is None:
+            return _NO_LIMIT
+        left = self.memory_limit - memory.in_use()
+        if left < (needed := LEAST_MEMORY_PER_BYTE * counts.distinct_bytes):
+            raise MemoryLimitError(
+                f"train: memory must stay under {self.memory_limit:,} bytes, but {len(counts):,} distinct pretokens "
+                f"need {needed - left:,} more",
+                hint=_LESS_MEMORY,
+            )
+        return left
 
     def provenance(self, counts: PretokenCounts, made: _core.Trained, vocab_size: int) -> dict[str, Any]:
         """Where the vocabulary comes from."""

@@ -117,19 +117,16 @@ json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="P
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 
 
-class Size(click.ParamType):
-    """A number of bytes: 4GB, 512MB, 1.5GiB."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
-        units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-        binary = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", str(value).lower())
-        if match is None or match[2] not in (known := units | binary):
-            self.fail(f"must be a size such as 512MB, 4GB or 1.5GiB, got {value!r}", param, ctx)
-        return int(float(match[1]) * known[match[2]])
+def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """The bytes that an option such as 4GB, 512MB or 1.5GiB stands for."""
+    if value is None:
+        return None
+    units = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    units |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", value.lower())
+    if match is None:
+        raise click.BadParameter(f"must be a size such as 512MB, 4GB or 1.5GiB, got {value!r}")
+    return int(float(match[1]) * units[match[2] or ""])
 
 
 def open_tokenizer(name: str) -> Tokenizer:

@@ -13,7 +13,7 @@ import click
 
 from bpetok.training import TIE_BREAKS
 from bpetok.vocab import END_OF_TEXT
-from cli.manners import Size, json_option, open_tokenizer, print_json, progress, quiet_option
+from cli.manners import json_option, open_tokenizer, print_json, progress, quiet_option, size
 
 if TYPE_CHECKING:
     from bpetok import Tokenizer
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="Merge no rarer pair.")
 @click.option("--max-token-bytes", type=click.IntRange(min=1), help="Make no longer token.")
 @click.option("--field", default="text", show_default=True, help="Where a .jsonl or .parquet row has its text.")
-@click.option("--memory", type=Size(), help="Refuse to take more than this, such as 4GB.")
+@click.option("--memory", callback=size, metavar="SIZE", help="Refuse to take more than this, such as 4GB.")
 @click.option(
     "--held-out",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -146,9 +146,9 @@ class _Stages:
 
 @contextmanager
 def _stages(sources: list[Path | BinaryIO], merges: int, quiet: bool) -> Iterator[_Stages]:
-    size = sum(source.stat().st_size for source in sources if isinstance(source, Path))
+    scanned = sum(source.stat().st_size for source in sources if isinstance(source, Path))
     with ExitStack() as stack:
-        yield _Stages({"scan": (size, "B"), "merge": (merges, ""), "save": (1, "")}, stack, quiet)
+        yield _Stages({"scan": (scanned, "B"), "merge": (merges, ""), "save": (1, "")}, stack, quiet)
 
 
 # ---- what came of it ---------------------------------------------------------------------------------------------
@@ -179,13 +179,13 @@ def _bytes_per_token(tok: Tokenizer, file: Path, field: str) -> float:
     from bpetok.errors import DataError
     from bpetok.sources import read_documents
 
-    size = tokens = 0
+    bytes_ = tokens = 0
     for document in read_documents([file], field=field):
-        size += len(document.text)
+        bytes_ += len(document.text)
         tokens += tok.count(document.text)
     if tokens == 0:
         raise DataError(f"--held-out: {file} must hold text, got none")
-    return round(size / tokens, 4)
+    return round(bytes_ / tokens, 4)
 
 
 def _report(tok: Tokenizer, about: dict[str, Any], quiet: bool) -> None:

@@ -333,9 +333,10 @@ std::function<bool(Bytes)> asked(std::optional<nb::callable> may_make) {
 std::unique_ptr<Trained> train_ranks(const PretokenCounts& counts, const PythonTokens& tokens, Id next_id,
                                      std::size_t merges, Count min_count, std::size_t max_token_bytes, Bytes tie_break,
                                      const PythonEncoder* encoder, std::optional<nb::callable> may_make,
-                                     std::optional<nb::callable> progress) {
+                                     std::size_t memory_limit, std::optional<nb::callable> progress) {
     const Alphabet alphabet = alphabet_of(tokens, next_id, encoder);
-    const TrainingRules rules{merges, min_count, max_token_bytes, tie_break_named(tie_break), asked(may_make)};
+    const TrainingRules rules{merges,          min_count,   max_token_bytes, tie_break_named(tie_break),
+                              asked(may_make), memory_limit};
     const Progress report = checked_progress(std::move(progress));
     const NoGil no_gil;
     Training made = train(counts, alphabet, rules, report);
@@ -358,6 +359,8 @@ void bind_errors() {
             raise("VocabError", error);
         } catch (const FormatError& error) {
             raise("FormatError", error);
+        } catch (const MemoryLimitError& error) {
+            raise("MemoryLimitError", error);
         } catch (const UnknownIdError& error) {
             raise("UnknownIdError", error);
         } catch (const IdRangeError& error) {
@@ -515,10 +518,12 @@ void bind_training(nb::module_& m) {
     m.def(
         "train", train_ranks, "counts"_a, "tokens"_a, "next_id"_a, "merges"_a, "min_count"_a = 1,
         "max_token_bytes"_a = std::numeric_limits<std::size_t>::max(), "tie_break"_a = "smallest",
-        "encoder"_a.none() = nb::none(), "may_make"_a.none() = nb::none(), "progress"_a.none() = nb::none(),
+        "encoder"_a.none() = nb::none(), "may_make"_a.none() = nb::none(),
+        "memory_limit"_a = std::numeric_limits<std::size_t>::max(), "progress"_a.none() = nb::none(),
         nb::sig("def train(counts: PretokenCounts, tokens: collections.abc.Sequence[tuple[bytes, int]], next_id: int, "
                 "merges: int, min_count: int = 1, max_token_bytes: int = ..., tie_break: str = 'smallest', "
                 "encoder: Encoder | None = None, may_make: collections.abc.Callable[[bytes], bool] | None = None, "
+                "memory_limit: int = ..., "
                 "progress: collections.abc.Callable[[int], object] | None = None) -> Trained"));
 }
 

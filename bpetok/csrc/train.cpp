@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <span>
+#include <utility>
 
 #include "hash.h"
 #include "pair_queue.h"
@@ -23,10 +24,30 @@ struct Pair {
     Position begin = 0, size = 0;
 };
 
+// How much memory may still be taken.
+class Budget {
+  public:
+    explicit Budget(std::size_t limit) : limit_(limit) {}
+
+    // Throws MemoryLimitError if there is not so much.
+    void take(std::size_t bytes) {
+        taken_ += bytes;
+        if (taken_ > limit_)
+            throw MemoryLimitError("train: merging must take at most " + std::to_string(limit_) +
+                                   " bytes of memory, but needs " + std::to_string(taken_) + " and more");
+    }
+    void give_back(std::size_t bytes) { taken_ -= bytes; }
+
+  private:
+    std::size_t limit_, taken_ = 0;
+};
+
 // Pairs by key. Open addressing, at most three quarters full, no deletes.
 class Pairs {
   public:
-    Pairs() : slots_(std::size_t{1} << 14) {}
+    explicit Pairs(Budget& budget) : budget_(budget) {}
+    Pairs(const Pairs&) = delete;
+    Pairs& operator=(const Pairs&) = delete;
 
     // nullptr if the pair is not here. The pointer lasts until the next insert.
     Pair* find(PairKey key) {
@@ -36,8 +57,15 @@ class Pairs {
 
     // Requires: the pair is not here.
     void insert(const Pair& pair) {
-        if (++size_ * 4 > slots_.size() * 3) grow();
+        if (++size_ * 4 > slots_.size() * 3) resize(slots_.size() * 2);
         slots_[place_of(pair.key)] = pair;
+    }
+
+    void clear() {
+        budget_.give_back(slots_.size() * kSlotBytes);
+        std::vector<Pair>().swap(slots_);
+        size_ = 0;
+        resize(kFewest);
     }
 
   private:
@@ -48,13 +76,18 @@ class Pairs {
         return i;
     }
 
-    void grow() {
-        std::vector<Pair> old(slots_.size() * 2);
-        old.swap(slots_);
+    void resize(std::size_t size) {
+        budget_.take(size * kSlotBytes);
+        const std::vector<Pair> old = std::exchange(slots_, std::vector<Pair>(size));
+        budget_.give_back(old.size() * kSlotBytes);
         for (const Pair& pair : old)
             if (pair.key != kNoKey) slots_[place_of(pair.key)] = pair;
     }
 
+    static constexpr std::size_t kFewest = 1 << 14;
+    static constexpr std::size_t kSlotBytes = sizeof(Pair) + 16;  // with what the queue takes for each
+
+    Budget& budget_;
     std::vector<Pair> slots_;
     std::size_t size_ = 0;
 };
@@ -113,6 +146,12 @@ class Trainer {
         return places_[newer < listed_ ? 0 : newer - listed_ + 1];
     }
 
+    static std::size_t bytes_of(const std::vector<Position>& places) { return places.size() * sizeof(Position); }
+    std::vector<Position>& new_places(std::size_t size) {
+        budget_.take(size * sizeof(Position));
+        return places_.emplace_back(size);
+    }
+
     // Calls visit(place) for each, and now and then lets others have their turn, who may want to stop the work.
     template <class Visit>
     void for_each(std::span<const Position> places, Visit visit);
@@ -121,10 +160,11 @@ class Trainer {
     const TrainingRules& rules_;
     const Progress& progress_;
     Count floor_;
+    Budget budget_;
     std::vector<std::string> tokens_;            // the bytes of each id, if somebody asks for them
     std::size_t listed_ = 0;                     // so many tokens there were when all pairs were listed
     std::vector<std::vector<Position>> places_;  // of the listed pairs; of the pairs that each step since then made
-    Pairs pairs_;
+    Pairs pairs_{budget_};
     PairQueue<Order> queue_;
     Side lefts_, rights_;
     Training made_;
@@ -142,8 +182,15 @@ Trainer<Order>::Trainer(const PretokenCounts& counts, const Alphabet& alphabet, 
       rules_(rules),
       progress_(progress),
       floor_(std::max(rules.min_count, first_floor(words_.size(), rules.merges))),
+      budget_(rules.memory_limit),
       queue_(Order(tokens_)) {
     made_.tokens = words_.count_tokens();
+    const std::size_t most = std::min(rules.merges, words_.size());
+    made_.merges.reserve(most);
+    places_.reserve(most + 1);
+    lefts_.by_id.reserve(alphabet.tokens.size() + most);
+    rights_.by_id.reserve(alphabet.tokens.size() + most);
+    budget_.take(words_.memory() + most * (2 * sizeof(Neighbour) + 2 * sizeof(Merge) + sizeof(std::vector<Position>)));
     if (rules.may_make || rules.tie_break == TieBreak::greatest_bytes)
         for (const Token& token : alphabet.tokens) tokens_.emplace_back(token.bytes);
 }
@@ -165,6 +212,7 @@ void Trainer<Order>::for_each(std::span<const Position> places, Visit visit) {
 template <class Order>
 void Trainer<Order>::list_byte_pairs() {
     listed_ = kBytes;
+    pairs_.clear();
     std::vector<Neighbour> table(kBytes * kBytes);
     const auto for_each_pair = [&](auto visit) {
         words_.rewind();
@@ -178,7 +226,7 @@ void Trainer<Order>::list_byte_pairs() {
     for (Id left = 0; left < kBytes; ++left)
         for (Id right = 0; right < kBytes; ++right)
             if (Neighbour& pair = table[left * kBytes + right]; pair.size > 0) add(key_of(left, right), pair, end);
-    std::vector<Position>& places = places_.emplace_back(end);
+    std::vector<Position>& places = new_places(end);
     for_each_pair([&](Position place, Neighbour& pair) {
         if (pair.size > 0) places[pair.next++] = place;
     });
@@ -188,14 +236,15 @@ void Trainer<Order>::list_byte_pairs() {
 template <class Order>
 void Trainer<Order>::list_pairs() {
     listed_ = words_.tokens();
-    pairs_ = Pairs();
+    pairs_.clear();
+    for (const std::vector<Position>& places : places_) budget_.give_back(bytes_of(places));
     places_.clear();
     lefts_.by_id.resize(listed_);
     rights_.by_id.resize(listed_);
     std::vector<Position> starts(listed_ + 2);  // of group i, when all is written, at i
     words_.for_each_pair([&](Position, Id left, Id) { ++starts[left + 2]; });
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    std::vector<Position>& places = places_.emplace_back(starts.back());
+    std::vector<Position>& places = new_places(starts.back());
     words_.for_each_pair([&](Position place, Id left, Id) { places[starts[left + 1]++] = place; });
     Position end = 0;
     std::vector<Position> group;  // a copy, since what is kept of it is written over it
@@ -204,8 +253,10 @@ void Trainer<Order>::list_pairs() {
         group.assign(begin + starts[left], begin + starts[left + 1]);
         list_group(left, group, end);
     }
+    budget_.give_back(bytes_of(places));
     places.resize(end);
     places.shrink_to_fit();
+    budget_.take(bytes_of(places));
 }
 
 template <class Order>
@@ -300,7 +351,7 @@ void Trainer<Order>::apply(const Pair& pair) {
         if (lost != pair.key) lose(lost, rights_.by_id[id].count);
         add(key_of(made, id), rights_.by_id[id], end);
     }
-    write_places(places, made, places_.emplace_back(end));
+    write_places(places, made, new_places(end));
     forget(lefts_);
     forget(rights_);
 }

@@ -20,6 +20,7 @@ struct TrainingRules {
     std::size_t max_token_bytes = std::numeric_limits<std::size_t>::max();
     TieBreak tie_break = TieBreak::smallest_ids;
     std::function<bool(Bytes)> may_make = nullptr;  // asked for each token before it is made; may throw
+    std::size_t memory_limit = std::numeric_limits<std::size_t>::max();  // in bytes, for the merging alone
 };
 
 struct Training {
@@ -29,8 +30,8 @@ struct Training {
 
 // Byte-pair encoding: each time the pair merges that occurs most often (places that overlap count each). Stops early
 // when no pair is left, or when `progress`, which is told how many merges were made, throws. The result does not depend
-// on the order of the counts, but for `first_in_text`. Throws as Words does. Memory: about 15 bytes for each byte of
-// distinct pretokens.
+// on the order of the counts, but for `first_in_text`. Throws as Words does, and MemoryLimitError. Memory: 12 to 60
+// bytes for each byte of distinct pretokens, mostly about 20.
 Training train(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
                const Progress& progress);
 

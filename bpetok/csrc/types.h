@@ -43,6 +43,9 @@ struct DataError : Error {
 struct FormatError : Error {
     using Error::Error;
 };
+struct MemoryLimitError : Error {
+    using Error::Error;
+};
 // A special token stands in the text and was not allowed; the message is its text alone.
 struct RefusedSpecial : Error {
     using Error::Error;

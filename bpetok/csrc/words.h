@@ -28,6 +28,7 @@ class Words {
     // often each occurs. Throws DataError if they hold 2^32 bytes or more, or all of them together 2^63 bytes.
     Words(const PretokenCounts& counts, const Alphabet& alphabet, bool as_met);
 
+    std::size_t memory() const { return cells_.capacity() * sizeof(Id) + ends_.capacity() * 3 * sizeof(Position); }
     std::size_t size() const { return cells_.size(); }      // in cells
     std::size_t tokens() const { return lengths_.size(); }  // that there are, or were made
     bool are_bytes() const { return are_bytes_; }           // that the text began with

@@ -1,6 +1,7 @@
 """Documents from files."""
 
 import json
+import sys
 
 import pytest
 
@@ -73,3 +74,42 @@ def test_a_folder_without_text_files_and_a_path_that_is_not_there_are_refused(tm
         sources.expand([tmp_path])
     with pytest.raises(bpetok.DataError, match=r"nowhere: no such file"):
         sources.expand([tmp_path / "nowhere"])
+
+
+# ---- parquet --------------------------------------------------------------------------------------------------------
+
+
+def parquet_file(path, **columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=2)
+    return path
+
+
+def test_a_parquet_file_is_a_document_a_row(tmp_path):
+    texts = ["one\n", "", "zwei ü🙂", "x" * 5000, "last"]
+    file = parquet_file(tmp_path / "a.parquet", id=range(5), text=texts)
+    documents = list(sources.read_documents([file]))
+    assert [document.text.decode() for document in documents] == texts
+    assert [document.where for document in documents] == [f"{file}:{number}" for number in range(1, 6)]
+
+
+def test_a_parquet_file_without_the_field_or_with_a_row_without_text_is_refused(tmp_path):
+    file = parquet_file(tmp_path / "a.parquet", body=["one", None])
+    with pytest.raises(bpetok.DataError, match=r"a\.parquet: a row must have its text .* 'text', got \['body'\]"):
+        list(sources.read_documents([file]))
+    with pytest.raises(bpetok.DataError, match=r"a\.parquet:2: a row must have its text in the field 'body'"):
+        list(sources.read_documents([file], field="body"))
+
+
+def test_what_is_no_parquet_is_refused(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"text, and much of it")
+    with pytest.raises(bpetok.DataError, match=r"a\.parquet: must be a parquet file"):
+        list(sources.read_documents([tmp_path / "a.parquet"]))
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(bpetok.MissingExtraError, match=r"bpetok\[data\]"):
+        list(sources.read_documents([tmp_path / "a.parquet"]))

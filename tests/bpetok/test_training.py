@@ -1,5 +1,8 @@
 """train: the merges of the slow twin, whatever way the text comes in."""
 
+import gzip
+import hashlib
+import io
 import json
 import random
 import signal
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 
 import bpetok
 from bpetok import counts as counting
-from bpetok import reference
+from bpetok import memory, reference
 from bpetok.counts import PretokenCounts
 
 RUNS = st.lists(st.builds(lambda char, n: char * n, st.sampled_from("ab "), st.integers(1, 9)), max_size=12).map(
@@ -113,6 +116,28 @@ def test_where_it_comes_from_is_recorded():
     assert {key: provenance[key] for key in expected} == expected
 
 
+def test_the_files_it_comes_from_are_recorded_with_their_sizes_and_digests(tmp_path):
+    files = [tmp_path / "a.txt", tmp_path / "b.jsonl"]
+    files[0].write_bytes(b"one two\xff" * 1000)
+    files[1].write_text('{"text": "one"}\n' * 100)
+    with open(files[0], "rb") as opened:
+        made = bpetok.train([*files, "text", opened], 258, tie_break="largest", max_token_bytes=9).vocab.provenance
+    about = [
+        {"file": str(file), "bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in files
+    ]
+    assert made["sources"] == [*about, about[0]]
+    assert (made["documents"], made["bytes"]) == (103, 2 * 8000 + 300 + 4)
+    assert (made["tie_break"], made["max_token_bytes"], made["vocab_size"]) == ("largest", 9, 258)
+    assert made["trained by"] == f"bpetok {bpetok.__version__}"
+
+
+def test_it_is_recorded_that_training_stopped_early():
+    made = bpetok.train("ab ab ab", 1000, min_count=3).vocab
+    assert made.provenance["stopped"] == "at 257 tokens: no pair was left to merge that occurs 3 times"
+    assert "stopped" not in bpetok.train("ab ab ab", 257).vocab.provenance
+
+
 # ---- sources --------------------------------------------------------------------------------------------------------
 
 
@@ -149,11 +174,100 @@ def test_training_takes_texts_and_files_in_turn_and_any_number_of_threads(tmp_pa
         bpetok.train(small_text, 300, num_threads=0)
 
 
+def test_rows_and_splits_of_datasets_are_sources(tmp_path, small_text, expected):
+    import datasets
+
+    rows = [{"id": 1, "text": small_text[:500]}, {"id": 2, "text": small_text[500:]}]
+    expected = bpetok.train([row["text"] for row in rows], 400)
+    split = datasets.Dataset.from_list(rows)
+    split.to_parquet(tmp_path / "rows.parquet")
+    split.save_to_disk(tmp_path / "saved")
+    for source in (
+        rows,
+        split,
+        split["text"],
+        datasets.load_from_disk(str(tmp_path / "saved")),
+        split.to_iterable_dataset(),
+        tmp_path / "rows.parquet",
+        [rows[0], small_text[500:]],
+    ):
+        assert bpetok.train(source, 400) == expected, source
+    with pytest.raises(bpetok.DataError, match="must be texts, files or rows, got a mapping of train, test"):
+        bpetok.train(datasets.DatasetDict({"train": split, "test": split}), 400)
+    with pytest.raises(bpetok.DataError, match=r"row 1: a row must have its text .* 'body', got \['id', 'text'\]"):
+        bpetok.train(split, 400, field="body")
+
+
+def test_an_open_file_or_pipe_is_one_text(tmp_path, small_text):
+    file = tmp_path / "a.txt.gz"
+    file.write_bytes(gzip.compress(small_text.encode()))
+    with gzip.open(file) as opened:
+        tok = bpetok.train(opened, 400)
+    assert tok == bpetok.train(small_text, 400)
+    assert tok.vocab.provenance["documents"] == 1
+    assert bpetok.train(io.BytesIO(small_text.encode()), 400) == tok
+
+
 def test_the_order_of_the_documents_does_not_matter(small_text):
     lines = small_text.splitlines(keepends=True)
     first = bpetok.train(lines, 350)
     random.Random(3).shuffle(lines)
     assert bpetok.train(lines, 350) == first
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_refuses_to_take_more_memory_than_it_may(tmp_path):
+    text = " ".join(map(str, range(300_000)))
+    (tmp_path / "a.txt").write_text(text)
+    limit = memory.in_use() + 20_000_000
+    for source in (text, [text[:1000], text], tmp_path / "a.txt", io.BytesIO(text.encode())):
+        with pytest.raises(bpetok.MemoryLimitError, match=r"memory must stay under .* bytes, but .* distinct"):
+            bpetok.train(source, 1000, pattern="gpt2", memory_limit=limit)
+    assert bpetok.train(text, 300, pattern="gpt2", memory_limit=memory.in_use() + 400_000_000).n_vocab == 300
+
+
+WORDS = "' '.join(map(str, range(10**6, 10**6 + 400_000)))"
+LETTERS = "'abcdefghijklmnop' * 300_000"
+RANDOM = "random.Random(1).randbytes(4_000_000)"
+CHINESE = "''.join(random.Random(2).choices([chr(i) for i in range(0x4e00, 0x9000)], k=1_500_000))"
+
+
+def memory_of_training(text, pattern, size, allowed):
+    """How much a training took, which may take so much, and whether it was refused."""
+    program = f"""
+        import random
+        import bpetok
+        from bpetok import memory
+        counts = bpetok.PretokenCounts({pattern!r})
+        counts.add_text({text})
+        open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+        before = memory.in_use()
+        try:
+            bpetok.train(counts, {size}, memory_limit=before + {int(allowed)})
+            print(memory.peak() - before, "done")
+        except bpetok.MemoryLimitError:
+            print(memory.peak() - before, "refused")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    taken, outcome = done.stdout.split()
+    return int(taken), outcome
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the peak of memory begin anew")
+@pytest.mark.parametrize("size", [300, 5_000, 100_000])
+@pytest.mark.parametrize(("text", "pattern"), [(WORDS, "gpt2"), (LETTERS, None), (RANDOM, None), (CHINESE, "gpt2")])
+def test_training_never_takes_more_memory_than_it_may_and_is_refused_only_when_it_comes_near(text, pattern, size):
+    needed, outcome = memory_of_training(text, pattern, size, 10**12)
+    assert outcome == "done"
+    allowed = 2.5 * needed + 16e6
+    taken, outcome = memory_of_training(text, pattern, size, allowed)
+    assert (taken <= allowed, outcome) == (True, "done")
+    allowed = 0.8 * needed - 4e6
+    taken, outcome = memory_of_training(text, pattern, size, allowed)
+    assert (taken <= allowed + 4e6, outcome) == (True, "refused")
 
 
 # ---- errors, progress, interrupts -----------------------------------------------------------------------------------
