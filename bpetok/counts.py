@@ -100,7 +100,10 @@ class PretokenCounts:
         scanner = self.split.scanner
         if scanner is None:
             for text in texts:
+                before = self.bytes
                 self.add_text(text)
+                if progress is not None:
+                    progress(self.bytes - before)
             return
         done = 0
 

@@ -1,6 +1,7 @@
 #include "train.h"
 
 #include <algorithm>
+#include <memory>
 #include <numeric>
 #include <span>
 #include <utility>
@@ -40,6 +41,28 @@ class Budget {
 
   private:
     std::size_t limit_, taken_ = 0;
+};
+
+// Places, in memory that nobody clears first: it may be large, and all of it is written.
+class Places {
+  public:
+    Places(std::size_t size, Budget& budget) : budget_(budget), size_(size) {
+        budget_.take(size_ * sizeof(Position));
+        data_ = std::make_unique_for_overwrite<Position[]>(size_);
+    }
+    Places(Places&&) = default;
+    Places& operator=(Places&&) = delete;
+    ~Places() {
+        if (data_) budget_.give_back(size_ * sizeof(Position));
+    }
+
+    Position& operator[](std::size_t i) { return data_[i]; }
+    std::span<Position> span() { return {data_.get(), size_}; }
+
+  private:
+    Budget& budget_;
+    std::size_t size_;
+    std::unique_ptr<Position[]> data_;
 };
 
 // Pairs by key. Open addressing, at most three quarters full, no deletes.
@@ -136,38 +159,33 @@ class Trainer {
     std::span<const Position> rewrite(const Pair& pair, Id made);
     void count_neighbours(std::span<const Position> places, Id made);
     void lose(PairKey key, Count count);
-    void write_places(std::span<const Position> places, Id made, std::vector<Position>& written);
+    void write_places(std::span<const Position> places, Id made, Places& written);
     void add(PairKey key, Neighbour& neighbour, Position& end);
     static void note(Side& side, Id id, Position place, Count weight);
     static void forget(Side& side);
 
-    std::vector<Position>& places_of(PairKey key) {
+    Places& places_of(PairKey key) {
         const std::size_t newer = std::max(left_of(key), right_of(key));
         return places_[newer < listed_ ? 0 : newer - listed_ + 1];
-    }
-
-    static std::size_t bytes_of(const std::vector<Position>& places) { return places.size() * sizeof(Position); }
-    std::vector<Position>& new_places(std::size_t size) {
-        budget_.take(size * sizeof(Position));
-        return places_.emplace_back(size);
     }
 
     // Calls visit(place) for each, and now and then lets others have their turn, who may want to stop the work.
     template <class Visit>
     void for_each(std::span<const Position> places, Visit visit);
 
-    Words words_;
     const TrainingRules& rules_;
     const Progress& progress_;
+    Training made_;
+    std::size_t since_turn_ = 0;  // places that were visited
+    Words words_;
     Count floor_;
     Budget budget_;
-    std::vector<std::string> tokens_;            // the bytes of each id, if somebody asks for them
-    std::size_t listed_ = 0;                     // so many tokens there were when all pairs were listed
-    std::vector<std::vector<Position>> places_;  // of the listed pairs; of the pairs that each step since then made
+    std::vector<std::string> tokens_;  // the bytes of each id, if somebody asks for them
+    std::size_t listed_ = 0;           // so many tokens there were when all pairs were listed
+    std::vector<Places> places_;       // of the listed pairs; of the pairs that each step since then made
     Pairs pairs_{budget_};
     PairQueue<Order> queue_;
     Side lefts_, rights_;
-    Training made_;
 };
 
 // The counts of the last merges were found near the number of cells for each merge over 3 to 14.
@@ -178,9 +196,9 @@ Count first_floor(std::size_t cells, std::size_t merges) {
 template <class Order>
 Trainer<Order>::Trainer(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
                         const Progress& progress)
-    : words_(counts, alphabet, Order::kByPlace),
-      rules_(rules),
+    : rules_(rules),
       progress_(progress),
+      words_(counts, alphabet, Order::kByPlace, [this] { progress_(made_.merges.size()); }),
       floor_(std::max(rules.min_count, first_floor(words_.size(), rules.merges))),
       budget_(rules.memory_limit),
       queue_(Order(tokens_)) {
@@ -190,7 +208,7 @@ Trainer<Order>::Trainer(const PretokenCounts& counts, const Alphabet& alphabet, 
     places_.reserve(most + 1);
     lefts_.by_id.reserve(alphabet.tokens.size() + most);
     rights_.by_id.reserve(alphabet.tokens.size() + most);
-    budget_.take(words_.memory() + most * (2 * sizeof(Neighbour) + 2 * sizeof(Merge) + sizeof(std::vector<Position>)));
+    budget_.take(words_.memory() + most * (2 * sizeof(Neighbour) + 2 * sizeof(Merge) + sizeof(Places)));
     if (rules.may_make || rules.tie_break == TieBreak::greatest_bytes)
         for (const Token& token : alphabet.tokens) tokens_.emplace_back(token.bytes);
 }
@@ -204,6 +222,10 @@ void Trainer<Order>::for_each(std::span<const Position> places, Visit visit) {
         visit(places[i]);
         if ((i + 1) % kTurn == 0) progress_(made_.merges.size());
     }
+    since_turn_ += places.size();
+    if (since_turn_ < kTurn) return;
+    since_turn_ = 0;
+    progress_(made_.merges.size());
 }
 
 // ---- listing -------------------------------------------------------------------------------------------------
@@ -214,21 +236,16 @@ void Trainer<Order>::list_byte_pairs() {
     listed_ = kBytes;
     pairs_.clear();
     std::vector<Neighbour> table(kBytes * kBytes);
-    const auto for_each_pair = [&](auto visit) {
-        words_.rewind();
-        for (Position place = 1; place + 1 < words_.size(); ++place) {
-            const Id left = words_.at(place), right = words_.at(place + 1);
-            if (left != kSeparator && right != kSeparator) visit(place, table[left * kBytes + right]);
-        }
-    };
-    for_each_pair([&](Position place, Neighbour& pair) { pair.add(place, words_.weight_at(place)); });
+    words_.rewind();
+    words_.for_each_byte_pair(
+        [&](Position place, Id left, Id right) { table[left * kBytes + right].add(place, words_.weight_at(place)); });
     Position end = 0;
     for (Id left = 0; left < kBytes; ++left)
         for (Id right = 0; right < kBytes; ++right)
             if (Neighbour& pair = table[left * kBytes + right]; pair.size > 0) add(key_of(left, right), pair, end);
-    std::vector<Position>& places = new_places(end);
-    for_each_pair([&](Position place, Neighbour& pair) {
-        if (pair.size > 0) places[pair.next++] = place;
+    Places& places = places_.emplace_back(end, budget_);
+    words_.for_each_byte_pair([&](Position place, Id left, Id right) {
+        if (Neighbour& pair = table[left * kBytes + right]; pair.size > 0) places[pair.next++] = place;
     });
 }
 
@@ -237,26 +254,25 @@ template <class Order>
 void Trainer<Order>::list_pairs() {
     listed_ = words_.tokens();
     pairs_.clear();
-    for (const std::vector<Position>& places : places_) budget_.give_back(bytes_of(places));
     places_.clear();
     lefts_.by_id.resize(listed_);
     rights_.by_id.resize(listed_);
     std::vector<Position> starts(listed_ + 2);  // of group i, when all is written, at i
     words_.for_each_pair([&](Position, Id left, Id) { ++starts[left + 2]; });
     std::partial_sum(starts.begin(), starts.end(), starts.begin());
-    std::vector<Position>& places = new_places(starts.back());
+    Places& places = places_.emplace_back(starts.back(), budget_);
     words_.for_each_pair([&](Position place, Id left, Id) { places[starts[left + 1]++] = place; });
     Position end = 0;
     std::vector<Position> group;  // a copy, since what is kept of it is written over it
     for (Id left = 0; left < listed_; ++left) {
-        const auto begin = places.begin();
-        group.assign(begin + starts[left], begin + starts[left + 1]);
+        const std::span all = places.span().subspan(starts[left], starts[left + 1] - starts[left]);
+        group.assign(all.begin(), all.end());
         list_group(left, group, end);
     }
-    budget_.give_back(bytes_of(places));
-    places.resize(end);
-    places.shrink_to_fit();
-    budget_.take(bytes_of(places));
+    Places kept(end, budget_);
+    std::copy_n(places.span().begin(), end, kept.span().begin());
+    places_.clear();
+    places_.push_back(std::move(kept));
 }
 
 template <class Order>
@@ -316,7 +332,7 @@ void Trainer<Order>::step(Count count, Ticket drawn) {
 template <class Order>
 typename Order::Ticket Trainer<Order>::up_to_date(Ticket drawn, Pair& pair) {
     if constexpr (Order::kByPlace) {
-        const std::vector<Position>& places = places_of(pair.key);
+        Places& places = places_of(pair.key);
         for (; pair.size > 1; ++pair.begin, --pair.size)
             if (words_.stands(places[pair.begin], left_of(pair.key), right_of(pair.key))) break;
         return Order::ticket(pair.key, places[pair.begin]);
@@ -351,7 +367,7 @@ void Trainer<Order>::apply(const Pair& pair) {
         if (lost != pair.key) lose(lost, rights_.by_id[id].count);
         add(key_of(made, id), rights_.by_id[id], end);
     }
-    write_places(places, made, new_places(end));
+    write_places(places, made, places_.emplace_back(end, budget_));
     forget(lefts_);
     forget(rights_);
 }
@@ -359,7 +375,7 @@ void Trainer<Order>::apply(const Pair& pair) {
 // From left to right, so that of two places that overlap the first is merged. Keeps those that were.
 template <class Order>
 std::span<const Position> Trainer<Order>::rewrite(const Pair& pair, Id made) {
-    const std::span places = std::span(places_of(pair.key)).subspan(pair.begin, pair.size);
+    const std::span places = places_of(pair.key).span().subspan(pair.begin, pair.size);
     std::size_t kept = 0;
     for_each(places, [&](Position place) {
         if (!words_.stands(place, left_of(pair.key), right_of(pair.key))) return;
@@ -383,7 +399,7 @@ void Trainer<Order>::count_neighbours(std::span<const Position> places, Id made)
 }
 
 template <class Order>
-void Trainer<Order>::write_places(std::span<const Position> places, Id made, std::vector<Position>& written) {
+void Trainer<Order>::write_places(std::span<const Position> places, Id made, Places& written) {
     for_each(places, [&](Position place) {
         if (const Id left = words_.before(place); left != kSeparator && lefts_.by_id[left].size > 0)
             written[lefts_.by_id[left].next++] = place - words_.length(left);

@@ -32,7 +32,8 @@ std::vector<std::uint32_t> in_order(const PretokenCounts& counts) {
 
 }  // namespace
 
-Words::Words(const PretokenCounts& counts, const Alphabet& alphabet, bool as_met) : are_bytes_(!alphabet.encoder) {
+Words::Words(const PretokenCounts& counts, const Alphabet& alphabet, bool as_met, std::function<void()> turn)
+    : turn_(std::move(turn)), are_bytes_(!alphabet.encoder) {
     reserve(counts);
     for (const Token& token : alphabet.tokens) lengths_.push_back(static_cast<Position>(token.bytes.size()));
     const std::vector<std::uint32_t> order = as_met ? in_order(counts) : by_count(counts);
@@ -62,6 +63,7 @@ void Words::reserve(const PretokenCounts& counts) {
 
 void Words::end_pretoken(Count weight, std::size_t tokens) {
     count_ += weight * static_cast<Count>(tokens);
+    take_turn();
     cells_.push_back(kSeparator);
     if (weights_.empty() || weights_.back() != weight) {
         weights_.push_back(weight);
@@ -70,12 +72,22 @@ void Words::end_pretoken(Count weight, std::size_t tokens) {
     ends_.back() = static_cast<Position>(cells_.size());
 }
 
+void Words::take_turn() {
+    if (cells_.size() < next_turn_) return;
+    next_turn_ = cells_.size() + kTurn;
+    turn_();
+}
+
 void Words::add_bytes(const PretokenCounts& counts, const std::vector<std::uint32_t>& order, const Alphabet& alphabet) {
     std::array<Id, 256> place_of;
     for (Id i = 0; i < place_of.size(); ++i) place_of[static_cast<unsigned char>(alphabet.tokens[i].bytes[0])] = i;
     for (const std::uint32_t i : order) {
         const auto [pretoken, count] = counts.item(i);
-        for (const char c : pretoken) cells_.push_back(place_of[static_cast<unsigned char>(c)]);
+        for (std::size_t begin = 0; begin < pretoken.size(); begin += kTurn) {
+            for (const char c : pretoken.substr(begin, kTurn))
+                cells_.push_back(place_of[static_cast<unsigned char>(c)]);
+            take_turn();
+        }
         end_pretoken(count, pretoken.size());
     }
 }

@@ -67,7 +67,7 @@ def test_counts_and_their_order_do_not_depend_on_the_number_of_threads(small_tex
             one_by_one.bytes,
             one_by_one.documents,
         )
-        assert sum(told) == (counts.bytes if counts.split.scanner else 0)
+        assert sum(told) == counts.bytes
 
 
 def test_who_hears_of_the_counting_may_stop_it(small_text):
