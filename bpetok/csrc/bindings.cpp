@@ -213,11 +213,17 @@ std::vector<std::int64_t> pretoken_ends(Pattern pattern, Bytes text) {
     return ends;
 }
 
+// Lets Ctrl-C through.
+void check_signals() {
+    const nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
 // Runs the caller's function between merges, and lets Ctrl-C through.
 Progress checked_progress(std::optional<nb::callable> progress) {
     return [progress = std::move(progress)](std::size_t made) {
         const nb::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) throw nb::python_error();
+        check_signals();
         if (progress) (*progress)(made);
     };
 }
@@ -338,8 +344,10 @@ std::unique_ptr<Trained> train_ranks(const PretokenCounts& counts, const PythonT
     const TrainingRules rules{merges,          min_count,   max_token_bytes, tie_break_named(tie_break),
                               asked(may_make), memory_limit};
     const Progress report = checked_progress(std::move(progress));
+    // With the GIL, so that nobody changes the counts meanwhile.
+    Words words(counts, alphabet, rules.tie_break == TieBreak::first_in_text, check_signals);
     const NoGil no_gil;
-    Training made = train(counts, alphabet, rules, report);
+    Training made = train(std::move(words), alphabet, rules, report);
     return std::unique_ptr<Trained>(new Trained{{alphabet.tokens, next_id, std::move(made.merges)}, made.tokens});
 }
 
@@ -516,7 +524,7 @@ void bind_training(nb::module_& m) {
         .def_prop_ro("ranks", [](const Trained& self) -> const Ranks& { return self.ranks; })
         .def_ro("tokens", &Trained::tokens);
     m.def(
-        "train", train_ranks, "counts"_a, "tokens"_a, "next_id"_a, "merges"_a, "min_count"_a = 1,
+        "train", train_ranks, "counts"_a.lock(), "tokens"_a, "next_id"_a, "merges"_a, "min_count"_a = 1,
         "max_token_bytes"_a = std::numeric_limits<std::size_t>::max(), "tie_break"_a = "smallest",
         "encoder"_a.none() = nb::none(), "may_make"_a.none() = nb::none(),
         "memory_limit"_a = std::numeric_limits<std::size_t>::max(), "progress"_a.none() = nb::none(),

@@ -126,8 +126,7 @@ class Pairs {
 template <class Order>
 class Trainer {
   public:
-    Trainer(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
-            const Progress& progress);
+    Trainer(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress);
     Training run();
 
   private:
@@ -194,11 +193,10 @@ Count first_floor(std::size_t cells, std::size_t merges) {
 }
 
 template <class Order>
-Trainer<Order>::Trainer(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
-                        const Progress& progress)
+Trainer<Order>::Trainer(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress)
     : rules_(rules),
       progress_(progress),
-      words_(counts, alphabet, Order::kByPlace, [this] { progress_(made_.merges.size()); }),
+      words_(std::move(words)),
       floor_(std::max(rules.min_count, first_floor(words_.size(), rules.merges))),
       budget_(rules.memory_limit),
       queue_(Order(tokens_)) {
@@ -441,21 +439,19 @@ void Trainer<Order>::add(PairKey key, Neighbour& neighbour, Position& end) {
     end += neighbour.size;
 }
 
-Training numbered_from_0(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
-                         const Progress& progress) {
+Training numbered_from_0(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress) {
     switch (rules.tie_break) {
-        case TieBreak::greatest_bytes: return Trainer<GreatestBytes>(counts, alphabet, rules, progress).run();
-        case TieBreak::first_in_text: return Trainer<FirstInText>(counts, alphabet, rules, progress).run();
+        case TieBreak::greatest_bytes: return Trainer<GreatestBytes>(std::move(words), alphabet, rules, progress).run();
+        case TieBreak::first_in_text: return Trainer<FirstInText>(std::move(words), alphabet, rules, progress).run();
         case TieBreak::smallest_ids: break;
     }
-    return Trainer<SmallestIds>(counts, alphabet, rules, progress).run();
+    return Trainer<SmallestIds>(std::move(words), alphabet, rules, progress).run();
 }
 
 }  // namespace
 
-Training train(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
-               const Progress& progress) {
-    Training made = numbered_from_0(counts, alphabet, rules, progress);
+Training train(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress) {
+    Training made = numbered_from_0(std::move(words), alphabet, rules, progress);
     const Id first = static_cast<Id>(alphabet.tokens.size());
     const auto id_of = [&](Id id) { return id < first ? alphabet.tokens[id].id : alphabet.next_id + (id - first); };
     for (Merge& merge : made.merges) merge = {id_of(merge.left), id_of(merge.right), merge.count};

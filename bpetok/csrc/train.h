@@ -1,4 +1,4 @@
-// train.h: counts of pretokens -> merges. Slow twin: `BasicTokenizer.train` in reference.py.
+// train.h: distinct pretokens and their counts -> merges. Slow twin: `BasicTokenizer.train` in reference.py.
 #pragma once
 
 #include "counts.h"
@@ -28,11 +28,10 @@ struct Training {
     Count tokens = 0;  // that the text is made of in the end
 };
 
-// Byte-pair encoding: each time the pair merges that occurs most often (places that overlap count each). Stops early
-// when no pair is left, or when `progress`, which is told how many merges were made, throws. The result does not depend
-// on the order of the counts, but for `first_in_text`. Throws as Words does, and MemoryLimitError. Memory: 12 to 60
-// bytes for each byte of distinct pretokens, mostly about 20.
-Training train(const PretokenCounts& counts, const Alphabet& alphabet, const TrainingRules& rules,
-               const Progress& progress);
+// Byte-pair encoding of words over this alphabet: each time the pair merges that occurs most often (places that overlap
+// count each). Stops early when no pair is left, or when `progress`, which is told how many merges were made, throws.
+// The result does not depend on the order of the words, but for `first_in_text`, which takes them as they were met.
+// Throws MemoryLimitError. Memory: 12 to 60 bytes for each byte of distinct pretokens, mostly about 20.
+Training train(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress);
 
 }  // namespace bpetok

@@ -31,6 +31,7 @@ class Words {
     // often each occurs. Throws DataError if they hold 2^32 bytes or more, or all of them together 2^63 bytes.
     // Calls `turn` now and then in long work; it may throw to end it.
     Words(const PretokenCounts& counts, const Alphabet& alphabet, bool as_met, std::function<void()> turn);
+    Words(Words&&) = default;  // large: never copied
 
     std::size_t memory() const { return cells_.capacity() * sizeof(Id) + ends_.capacity() * 3 * sizeof(Position); }
     std::size_t size() const { return cells_.size(); }      // in cells

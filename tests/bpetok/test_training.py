@@ -397,6 +397,19 @@ def test_ctrl_c_from_outside_stops_a_training_without_progress_at_once(text, pat
     assert float(done.stdout.split()[-1]) < 1
 
 
+def test_counts_that_grow_while_they_are_trained_on_are_those_of_the_beginning(small_text):
+    counts = PretokenCounts()
+    counts.add_text(small_text)
+    expected = bpetok.train(counts, 500)
+
+    def add_more(stage, amount):
+        if amount > 0:  # the merging has begun
+            counts.add_text(" ".join(f"zq{i}" for i in range(20_000)))
+
+    assert bpetok.train(counts, 500, progress=add_more) == expected
+    assert len(counts) > 20_000
+
+
 def test_training_lets_other_threads_run(small_text):
     ticks = []
     stop = threading.Event()
