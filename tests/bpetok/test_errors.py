@@ -20,6 +20,7 @@ BUILT_IN = {
     "UnavailableError": OSError,
     "CorruptionError": ValueError,
     "IncompatibleError": ValueError,
+    "MemoryLimitError": MemoryError,
 }
 
 
