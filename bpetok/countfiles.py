@@ -12,16 +12,25 @@ A file is an archive of numpy's arrays, as `numpy.load` reads it (without pickle
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from types import NoneType
 
 from bpetok import files
 from bpetok.counts import PretokenCounts
 from bpetok.errors import CorruptionError, FormatError, IncompatibleError
 
 VERSION = 1
+_KEYS: dict[str, tuple[type, ...]] = {
+    "pattern": (str, NoneType),
+    "unicode": (str, NoneType),
+    "documents": (int,),
+    "bytes": (int,),
+    "sources": (list,),
+}
 _TYPES = {"about": "uint8", "pretokens": "uint8", "sizes": "int64", "counts": "int64"}
 
 
@@ -55,40 +64,59 @@ def read(path: Path) -> PretokenCounts:
     """Reads the counts.
 
     Raises:
-        FormatError: the file is in another format, or of a later version.
+        FormatError: the file is in another format, or of a later version, or contradicts itself.
         CorruptionError: it is not as it was written.
         IncompatibleError: its pattern went by other Unicode data than here.
+        OSError: it cannot be read.
     """
-    about, arrays = _arrays(path)
-    counts = PretokenCounts(about["pattern"])
-    if counts.split.unicode_version != about["unicode"]:
+    contents = io.BytesIO(path.read_bytes())
+    if not zipfile.is_zipfile(contents):
+        raise FormatError(f"{path}: must be a file of counts, got one that is no archive")
+    try:
+        counts, unicode_version = _read(contents)
+    except zipfile.BadZipFile as error:
+        raise CorruptionError(f"{path}: {error}", hint="the file was altered") from error
+    except _WRONG as error:
+        raise FormatError(f"{path}: must be a file of counts, got {type(error).__name__}: {error}") from error
+    if counts.split.unicode_version != unicode_version:
         raise IncompatibleError(
-            f"{path}: unicode must be {counts.split.unicode_version} as here, got {about['unicode']}"
+            f"{path}: unicode must be {counts.split.unicode_version} as here, got {unicode_version}"
         )
-    counts.core.add_arrays(arrays["pretokens"], arrays["sizes"], arrays["counts"])
-    counts.documents = int(about["documents"])
-    counts.bytes = int(about["bytes"])
-    counts.sources = list(about["sources"])
     return counts
 
 
-def _arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+# What zipfile, numpy, json and our own checks raise at files that somebody has tampered with.
+_WRONG = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zlib.error,
+)
+
+
+def _read(contents: io.BytesIO) -> tuple[PretokenCounts, str | None]:
     import numpy as np
 
-    if not zipfile.is_zipfile(path):
-        raise FormatError(f"{path}: must be a file of counts, got one that is no archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _TYPES}
-        about = json.loads(arrays["about"].tobytes())
-    except zipfile.BadZipFile as error:
-        raise CorruptionError(f"{path}: {error}", hint="the file was altered") from error
-    except (KeyError, ValueError) as error:
-        raise FormatError(f"{path}: must be a file of counts, got {error}") from error
-    head = {"format": "bpetok counts", "version": VERSION}
-    if not isinstance(about, dict) or {key: about.get(key) for key in head} != head:
-        raise FormatError(f"{path}: must be {head}, got {about!r:.80}")
+    with np.load(contents, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in _TYPES}
     for name, kind in _TYPES.items():
         if arrays[name].dtype != kind or arrays[name].ndim != 1:
-            raise FormatError(f"{path}: {name} must be a list of {kind}, got {arrays[name].dtype}")
-    return about, arrays
+            raise ValueError(f"{name} must be a list of {kind}, got {arrays[name].dtype}, shape {arrays[name].shape}")
+    about = json.loads(arrays["about"].tobytes())
+    head = {"format": "bpetok counts", "version": VERSION}
+    if {key: about.get(key) for key in head} != head:
+        raise ValueError(f"about must begin with {head}, got {about!r:.80}")
+    for key, kinds in _KEYS.items():
+        if not isinstance(about[key], kinds):
+            raise TypeError(f"{key} must be of {kinds}, got {about[key]!r:.80}")
+    counts = PretokenCounts(about["pattern"])
+    counts.core.add_arrays(arrays["pretokens"], arrays["sizes"], arrays["counts"])
+    counts.documents, counts.bytes = about["documents"], about["bytes"]
+    counts.sources = [dict(source) for source in about["sources"]]
+    return counts, about["unicode"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bpetok import _core, patterns, sources
-from bpetok.errors import IncompatibleError
+from bpetok.errors import DataError, IncompatibleError
 from bpetok.streams import CHUNK_BYTES, Window, chunks_of
 from bpetok.text import Text, as_bytes, no_text
 from bpetok.threads import threads_or_all
@@ -47,6 +47,10 @@ class PretokenCounts:
         self.documents = 0
         self.bytes = 0
         self.sources: list[dict[str, Any]] = []
+
+    def __repr__(self) -> str:
+        """How many there are, and how they were cut."""
+        return f"<PretokenCounts: {self.total:,} pretokens, {len(self):,} distinct, {self.split}>"
 
     def __len__(self) -> int:
         """How many distinct pretokens there are."""
@@ -84,7 +88,12 @@ class PretokenCounts:
         Raises:
             DataError: `times` is under 1, the pretoken is empty, or all together would not fit 64 bits.
         """
+        if not isinstance(pretoken, bytes):
+            raise TypeError(f"counts: a pretoken must be bytes, got {pretoken!r:.80}")
+        if not isinstance(times, int) or times >= 1 << 63:
+            raise DataError(f"counts: times must be an int under 2^63, got {times!r:.80}")
         self.core.add(pretoken, times)
+        self.bytes += len(pretoken) * times
 
     def add_texts(
         self, texts: Sequence[Text], *, num_threads: int | None = None, progress: Progress | None = None
@@ -97,6 +106,8 @@ class PretokenCounts:
             progress: called now and then with the bytes counted since the last call. An exception of its own stops the
                 counting; which texts are counted by then is open.
         """
+        if isinstance(texts, str | bytes):
+            raise TypeError("counts: texts must be a list of texts, got one text")
         scanner = self.split.scanner
         if scanner is None:
             for text in texts:
@@ -158,7 +169,13 @@ class PretokenCounts:
         if not isinstance(file, Path):
             self._add_opened(file, str(getattr(file, "name", "a stream")), num_threads, progress)
         elif file.suffix == self.SUFFIX:
-            self.merge(PretokenCounts.load(file))
+            counts = PretokenCounts.load(file)
+            if counts.split != self.split:
+                raise IncompatibleError(
+                    f"{file}: counts must be cut by {self.split}, got {counts.split}",
+                    hint="train with that pattern, or count the text anew",
+                )
+            self.merge(counts)
         elif sources.is_rows(file):
             for texts in batches(document.text for document in sources.read_rows(file, field)):
                 self.add_texts(texts, num_threads=num_threads, progress=progress)
@@ -174,7 +191,7 @@ class PretokenCounts:
 
         def seen(chunks: Iterable[bytes]) -> Iterator[bytes]:
             nonlocal size
-            for chunk in chunks:
+            for chunk in map(as_bytes, chunks):
                 size += len(chunk)
                 digest.update(chunk)
                 yield chunk

@@ -7,6 +7,7 @@ field.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Document:
 
 def is_rows(path: Path) -> bool:
     """Whether the file holds a document a row, by its suffix."""
-    return path.suffix in _ROWS
+    return path.suffix.lower() in _ROWS
 
 
 def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Document]:
@@ -45,7 +46,7 @@ def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Do
 
 def read_rows(path: Path, field: str) -> Iterator[Document]:
     """The documents of a file of rows. Raises as `read_documents`; MissingExtraError without pyarrow."""
-    return _ROWS[path.suffix](path, field)
+    return _ROWS[path.suffix.lower()](path, field)
 
 
 def _read_jsonl(path: Path, field: str) -> Iterator[Document]:
@@ -68,9 +69,12 @@ def _text_of_row(row: object, field: str, where: str) -> str:
     text = row.get(field) if isinstance(row, Mapping) else None
     if isinstance(text, str):
         return text
+    if isinstance(row, Mapping) and field in row:
+        raise DataError(f"{where}: the field {field!r} must be text, got {text!r:.80}")
     keys = sorted(row) if isinstance(row, Mapping) else type(row).__name__
     raise DataError(
-        f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}", hint="name it with --field"
+        f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}",
+        hint="name the field (field=, or --field)",
     )
 
 
@@ -108,6 +112,30 @@ def texts_of(documents: Iterable[Text | Mapping[str, Any]], field: str) -> Itera
         yield _text_of_row(document, field, f"row {number}") if isinstance(document, Mapping) else document
 
 
+def check_readable_as_text(path: Path) -> None:
+    """Makes sure that a file's name does not say that it is packed.
+
+    Raises:
+        DataError: it does.
+    """
+    if path.suffix.lower() in _PACKED:
+        raise DataError(
+            f"{path}: a file must be unpacked, got {path.suffix}",
+            hint=f"pipe it ({_PACKED[path.suffix.lower()]} {path.name} | … -), or give what opens it as source",
+        )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for root, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(root) / name for name in names)
+
+
+_PACKED = {".gz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
+
+
 def expand(paths: Sequence[str | Path]) -> list[Path]:
     """The files named; a folder stands for the `.txt`, `.jsonl` and `.parquet` files below it, sorted by name.
 
@@ -117,7 +145,7 @@ def expand(paths: Sequence[str | Path]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix == ".txt" or is_rows(file))
+            inside = sorted(file for file in _files_below(path) if file.suffix.lower() == ".txt" or is_rows(file))
             if not inside:
                 raise DataError(f"{path}: the folder must hold .txt, .jsonl or .parquet files, got none")
             files += inside

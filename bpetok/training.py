@@ -15,11 +15,12 @@ from bpetok import _core, memory, sources
 from bpetok.counts import PretokenCounts, batches
 from bpetok.errors import DataError, IncompatibleError, MemoryLimitError, VocabError
 from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
+from bpetok.threads import threads_or_all
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import MAX_ID, Vocab
 
 Row = Mapping[str, Any]
-Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row]
+Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row | PretokenCounts]
 Source = PretokenCounts | Documents
 Progress = Callable[[str, int], object]
 TieBreak = Literal["smallest", "huggingface", "largest", "first"]
@@ -33,7 +34,8 @@ _MEMORY_PER_TOKEN = 300
 """Bytes of memory that a tokenizer takes for each token, mostly less."""
 
 _NO_LIMIT = (1 << 63) - 1
-_LESS_MEMORY = "allow more, train on less text, or cut it by a pattern that makes shorter pretokens"
+_MEMORY_OF_REGEX = 6
+"""Bytes of memory for each byte of a file that the `regex` module cuts: bytes, `str` and pieces."""
 
 
 def train(
@@ -78,13 +80,13 @@ def train(
         min_count: a pair that occurs less often does not merge.
         max_token_bytes: no token becomes longer.
         allowed_merges: the tokens that may be made, as a collection or as a function of a token's bytes, which is asked
-            before a merge would make it; None for all.
+            before a merge would make it, maybe more than once; None for all.
         forbidden_merges: the tokens that must not be made, likewise.
         field: where a row has its text.
         name: what to call the vocabulary.
         num_threads: how many count the text, at most; None for as many as this process may use at once.
-        memory_limit: how many bytes the whole process may take; None for no limit. What is known to take more is
-            refused as soon as that is known.
+        memory_limit: how many bytes the whole process may take; None for no limit. What will take more is refused as
+            soon as that is known: mostly before, by a row or a piece of a file at most after.
         progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
             call (bytes, merges). An exception of its own stops the training.
 
@@ -158,25 +160,31 @@ def extend(
     >>> [(token_id, tok.decode([token_id])) for token_id in range(256, 261)]
     [(256, 'lo'), (257, 'low'), (258, '<s>'), (259, 'es'), (260, 'lowes')]
     """
+    if not isinstance(tok, Tokenizer):
+        raise TypeError(f"extend: tok must be a Tokenizer, got {tok!r:.80}")
     base = tok.vocab
     _check_size(vocab_size, len(base.ranks), "those that there are")
     specials = _listed(special_tokens)
     rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
     work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing)
+    merges = vocab_size - len(base.ranks)
+    new_specials = _new_specials(specials, base, len(base) + merges)
+    encoder = _core.Encoder(dict(base.ranks), "none", 0)
+    if unreachable := encoder.unreachable():
+        raise VocabError(f"extend: merging must make every token of the tokenizer, got {unreachable[0]!r}")
     counts = work.count(source, base.pattern)
     if counts.split != base.split:
         raise IncompatibleError(f"extend: counts must be cut by {base.split}, as the tokenizer, got {counts.split}")
     tokens = sorted(base.ranks.items(), key=lambda item: item[1])
     if tie_break == "huggingface":
         tokens.sort(key=lambda item: BYTE_LEVEL_ORDER[item[0][0]] if len(item[0]) == 1 else 256 + item[1])
-    encoder = _core.Encoder(dict(base.ranks), "none", 0)
-    made = work.merge(counts, tokens, len(base), vocab_size - len(base.ranks), encoder)
+    made = work.merge(counts, tokens, len(base), merges, encoder)
     provenance = work.provenance(counts, made, vocab_size)
     provenance["extends"] = {"fingerprint": base.fingerprint, "provenance": dict(base.provenance)}
     new = [(left, right) for left, right, _ in made.ranks.merges()]
     vocab = Vocab(
         made.ranks.to_dict(),
-        dict(base.special_tokens) | _new_specials(specials, base, len(base) + len(new)),
+        dict(base.special_tokens) | {text: special - merges + len(new) for text, special in new_specials.items()},
         base.pattern,
         None if base.merges is None else [*base.merges, *new],
         name or base.name,
@@ -201,10 +209,12 @@ class _Rules:
     def __post_init__(self) -> None:
         if self.tie_break not in TIE_BREAKS:
             raise DataError(f"train: tie_break must be one of {', '.join(TIE_BREAKS)}, got {self.tie_break!r}")
-        if self.min_count < 1:
-            raise DataError(f"train: min_count must be at least 1, got {self.min_count}")
-        if self.max_token_bytes is not None and self.max_token_bytes < 1:
-            raise DataError(f"train: max_token_bytes must be at least 1, got {self.max_token_bytes}")
+        _check_int("min_count", self.min_count)
+        if self.max_token_bytes is not None:
+            _check_int("max_token_bytes", self.max_token_bytes)
+        for name, tokens in (("allowed_merges", self.allowed), ("forbidden_merges", self.forbidden)):
+            if isinstance(tokens, str | bytes) or not (tokens is None or callable(tokens) or _is_collection(tokens)):
+                raise TypeError(f"train: {name} must be a collection of tokens or a function, got {tokens!r:.80}")
 
     def may_make(self) -> Callable[[bytes], bool] | None:
         """Whether a merge may make a token; None if it always may."""
@@ -213,6 +223,12 @@ class _Rules:
         allowed = (lambda token: True) if self.allowed is None else _predicate(self.allowed)
         forbidden = _predicate(self.forbidden)
         return lambda token: bool(allowed(token)) and not forbidden(token)
+
+    def why_none_is_left(self) -> str:
+        """For who wonders why there are fewer tokens than asked for."""
+        often = f" that occurs {self.min_count} times" if self.min_count > 1 else ""
+        allowed = " that may merge" if self.max_token_bytes is not None or self.may_make() else ""
+        return f"no pair was left{allowed}{often}"
 
     def provenance(self) -> dict[str, Any]:
         """What it takes to train again, but for the tokens allowed and forbidden, which may be many."""
@@ -236,6 +252,11 @@ class _Work:
     memory_limit: int | None
     report: Progress
 
+    def __post_init__(self) -> None:
+        if self.memory_limit is not None:
+            _check_int("memory_limit", self.memory_limit)
+        threads_or_all(self.num_threads)
+
     def count(self, source: Source, pattern: str | None) -> PretokenCounts:
         """How often each pretoken occurs in the source."""
         self.report("scan", 0)
@@ -250,26 +271,50 @@ class _Work:
         return counts
 
     def _count_documents(self, counts: PretokenCounts, source: Documents) -> None:
-        if isinstance(source, Mapping):
-            raise DataError(f"train: a source must be texts, files or rows, got a mapping of {', '.join(source)[:80]}")
-        documents = [source] if isinstance(source, Text) or _is_file(source) else cast(Iterable[Any], source)
-        for are_files, group in groupby(documents, key=_is_file):
-            if are_files:
-                for file in cast(Iterable[Path | BinaryIO], group):
-                    self._count_file(counts, file)
-                continue
-            for texts in batches(sources.texts_of(cast(Iterable[Text | Row], group), self.field)):
-                counts.add_texts(texts, num_threads=self.num_threads, progress=lambda done: self.report("scan", done))
-                self._check_memory(counts)
+        if isinstance(source, Mapping) or hasattr(source, "columns"):
+            raise DataError(
+                f"train: a source must be texts, files or rows, got {type(source).__name__} of {_names_in(source)}",
+                hint="give one split, or one column",
+            )
+        if not isinstance(source, Iterable | Path) and not _is_file(source):
+            raise TypeError(f"train: a source must be texts, files, rows or counts, got {source!r:.80}")
 
-    def _count_file(self, counts: PretokenCounts, file: Path | BinaryIO) -> None:
         def on_progress(amount: int) -> None:
             self.report("scan", amount)
             self._check_memory(counts)
 
-        if isinstance(file, Path) and file.suffix == PretokenCounts.SUFFIX:
+        documents = [source] if isinstance(source, Text) or _is_file(source) else cast(Iterable[Any], source)
+        for are_files, group in groupby(documents, key=_is_file):
+            if are_files:
+                for file in cast(Iterable[Path | BinaryIO | PretokenCounts], group):
+                    self._count_file(counts, file)
+                continue
+            for texts in batches(sources.texts_of(cast(Iterable[Text | Row], group), self.field)):
+                counts.add_texts(texts, num_threads=self.num_threads, progress=on_progress)
+                self._check_memory(counts)
+
+    def _count_file(self, counts: PretokenCounts, file: Path | BinaryIO | PretokenCounts) -> None:
+        def on_progress(amount: int) -> None:
+            self.report("scan", amount)
+            self._check_memory(counts)
+
+        if isinstance(file, PretokenCounts) or (isinstance(file, Path) and file.suffix == PretokenCounts.SUFFIX):
             self._refuse_ties_by_place()
+        if isinstance(file, PretokenCounts):
+            counts.merge(file)
+            return
+        if isinstance(file, Path):
+            sources.check_readable_as_text(file)
+            self._check_memory(counts, self._memory_of_file(file, counts))
         counts.add_file(file, field=self.field, num_threads=self.num_threads, progress=on_progress)
+
+    def _memory_of_file(self, file: Path, counts: PretokenCounts) -> int:
+        """Bytes that counting a file takes at least, where it is read whole."""
+        if file.suffix == PretokenCounts.SUFFIX:
+            return 2 * _size_of(file)
+        if sources.is_rows(file):
+            return 0
+        return {None: _MEMORY_OF_REGEX, "none": 2}.get(counts.split.scanner, 0) * _size_of(file)
 
     def _refuse_ties_by_place(self) -> None:
         if self.rules.tie_break == "first":
@@ -295,7 +340,7 @@ class _Work:
             done = made
 
         self.report("merge", 0)
-        left = self._check_memory(counts) - merges * _MEMORY_PER_TOKEN
+        left = self._check_memory(counts) - min(merges, counts.distinct_bytes) * _MEMORY_PER_TOKEN
         try:
             return _core.train(
                 counts.core,
@@ -310,21 +355,24 @@ class _Work:
                 memory_limit=max(left, 0),
                 progress=on_progress,
             )
-        except MemoryLimitError as error:
-            raise MemoryLimitError(error.message, hint=_LESS_MEMORY) from None
+        except MemoryLimitError:
+            raise self._too_much(f"merging {len(counts):,} distinct pretokens needs more") from None
 
-    def _check_memory(self, counts: PretokenCounts) -> int:
-        """How many bytes are left to take. Raises MemoryLimitError if merging will need more than these."""
+    def _check_memory(self, counts: PretokenCounts, more: int = 0) -> int:
+        """How many bytes are left to take. Raises MemoryLimitError if `more` and merging will need more than these."""
         if self.memory_limit is None:
             return _NO_LIMIT
-        left = self.memory_limit - memory.in_use()
-        if left < (needed := LEAST_MEMORY_PER_BYTE * counts.distinct_bytes):
-            raise MemoryLimitError(
-                f"train: memory must stay under {self.memory_limit:,} bytes, but {len(counts):,} distinct pretokens "
-                f"need {needed - left:,} more",
-                hint=_LESS_MEMORY,
-            )
-        return left
+        in_use = memory.in_use()
+        needed = in_use + more + LEAST_MEMORY_PER_BYTE * counts.distinct_bytes
+        if needed > self.memory_limit:
+            raise self._too_much(f"{in_use:,} are in use, and at least {needed - in_use:,} more are needed")
+        return self.memory_limit - in_use
+
+    def _too_much(self, why: str) -> MemoryLimitError:
+        return MemoryLimitError(
+            f"train: memory must stay under {self.memory_limit:,} bytes of the whole process, but {why}",
+            hint="allow more, train on less text, or cut it by a named pattern",
+        )
 
     def provenance(self, counts: PretokenCounts, made: _core.Trained, vocab_size: int) -> dict[str, Any]:
         """Where the vocabulary comes from."""
@@ -340,15 +388,37 @@ class _Work:
             "sources": [dict(source) for source in counts.sources],
         }
         if len(made.ranks) < vocab_size:
-            least = "once" if self.rules.min_count == 1 else f"{self.rules.min_count} times"
-            about["stopped"] = f"at {len(made.ranks):,} tokens: no pair was left to merge that occurs {least}"
+            about["stopped"] = f"at {len(made.ranks):,} tokens: {self.rules.why_none_is_left()}"
         return about
 
 
 # ---- small parts -------------------------------------------------------------------------------------------------
 
 
+def _check_int(name: str, value: int, least: int = 1) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"train: {name} must be an int, got {value!r:.80}")
+    if value < least:
+        raise DataError(f"train: {name} must be at least {least}, got {value}")
+    if value > _NO_LIMIT:
+        raise DataError(f"train: {name} must be under 2^63, got {value}")
+
+
+def _is_collection(tokens: object) -> bool:
+    return isinstance(tokens, Collection)
+
+
+def _names_in(source: object) -> str:
+    return ", ".join(map(str, getattr(source, "columns", source)))[:80]  # type: ignore[call-overload]
+
+
+def _size_of(file: Path) -> int:
+    return file.stat().st_size
+
+
 def _check_size(vocab_size: int, least: int, why: str) -> None:
+    if not isinstance(vocab_size, int):
+        raise TypeError(f"train: vocab_size must be an int, got {vocab_size!r:.80}")
     if vocab_size < least:
         raise VocabError(f"train: vocab_size must be at least {least}, {why}, got {vocab_size}")
     if vocab_size > MAX_ID + 1:
@@ -356,19 +426,28 @@ def _check_size(vocab_size: int, least: int, why: str) -> None:
 
 
 def _is_file(document: object) -> bool:
-    return isinstance(document, Path) or hasattr(document, "read")
+    return isinstance(document, Path | PretokenCounts) or hasattr(document, "read")
 
 
 def _listed(special_tokens: Iterable[str]) -> list[str]:
-    if isinstance(special_tokens, str):
-        raise VocabError(f"train: special_tokens must be a list of texts, got the text {special_tokens!r}")
-    return list(special_tokens)
+    if isinstance(special_tokens, str | Mapping):
+        raise VocabError(
+            f"train: special_tokens must be a list of texts, got {special_tokens!r:.80}",
+            hint="their ids are the highest ones, in the order of the list",
+        )
+    specials = list(special_tokens)
+    if wrong := [text for text in specials if not isinstance(text, str)]:
+        raise TypeError(f"train: a special token must be a str, got {wrong[0]!r:.80}")
+    Vocab.from_merges([], pattern=None, special_tokens=specials)  # what can be known before the work
+    return specials
 
 
 def _new_specials(texts: list[str], base: Vocab, first: int) -> dict[str, int]:
     for text in texts:
-        if text in base.special_tokens or texts.count(text) > 1:
-            raise VocabError(f"extend: a special token must be new and named once, got {text!r}")
+        if text in base.special_tokens:
+            raise VocabError(f"extend: a special token must be new, got {text!r}")
+    if first + len(texts) > MAX_ID + 1:
+        raise VocabError(f"extend: ids must be at most {MAX_ID}, but would go up to {first + len(texts) - 1}")
     return {text: first + i for i, text in enumerate(texts)}
 
 

@@ -89,6 +89,10 @@ class MergeList(Sequence[Pair]):
         """As the tuple."""
         return hash(self._tuple)
 
+    def __repr__(self) -> str:
+        """As the tuple."""
+        return repr(self._tuple)
+
 
 @dataclass(frozen=True, eq=False)
 class Vocab:
@@ -128,7 +132,10 @@ class Vocab:
         object.__setattr__(self, "pattern", patterns.resolve(self.pattern).regex)
         self._check_texts()
         self._check_tokens()
-        self._check_special_tokens(self.ranks)
+        self._check_special_tokens()
+        for text in self.special_tokens:
+            if text.encode() in self.ranks:
+                raise _also_merges(text)
         self._check_merges()
 
     @classmethod
@@ -151,7 +158,10 @@ class Vocab:
         specials = _numbered(special_tokens, len(made))
         vocab = cls._unchecked(RankTable(made), specials, pattern, MergeList(made), name, provenance)
         vocab._check_texts()
-        vocab._check_special_tokens(made)
+        vocab._check_special_tokens()
+        clash = made.first_token([text.encode() for text in specials])
+        if clash is not None:
+            raise _also_merges(clash.decode())
         return vocab
 
     @classmethod
@@ -197,12 +207,9 @@ class Vocab:
             twice, _ = Counter(ids).most_common(1)[0]
             raise VocabError(f"vocab: an id must belong to one token, got two for id {twice}")
 
-    def _check_special_tokens(self, tokens: Mapping[bytes, int] | _core.Ranks) -> None:
-        for text in self.special_tokens:
-            if not text:
-                raise VocabError("vocab: a special token must not be empty")
-            if as_bytes(text) in tokens:
-                raise VocabError(f"vocab: a special token must not also merge, got {text!r}")
+    def _check_special_tokens(self) -> None:
+        if "" in self.special_tokens:
+            raise VocabError("vocab: a special token must not be empty")
 
     def _check_merges(self) -> None:
         ranks, token_of = self.ranks, self._by_id
@@ -334,6 +341,10 @@ class Vocab:
                 merges.append((parts[0], parts[1]))
             lower[token] = rank
         return merges
+
+
+def _also_merges(special: str) -> VocabError:
+    return VocabError(f"vocab: a special token must not also merge, got {special!r}")
 
 
 def _numbered(special_tokens: Iterable[str], first: int) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @click.option(
     "--vocab-size",
-    type=click.IntRange(min=256),
+    type=click.IntRange(256, 16_777_215),
     required=True,
     help="256 bytes and the merges; special tokens come on top.",
 )
-@click.option("--pattern", help="gpt2, gpt4 (the default), gpt4o, none, or a regular expression.")
+@click.option("--pattern", help="gpt4 (the default), gpt2, gpt4o, llama3 and so on, none, or a regular expression.")
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
 @click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
 @click.option("--no-specials", is_flag=True, help=f"Do not add {END_OF_TEXT}.")
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which of equally frequent pairs merges first.",
 )
-@click.option("--min-count", type=click.IntRange(min=1), default=1, show_default=True, help="Merge no rarer pair.")
-@click.option("--max-token-bytes", type=click.IntRange(min=1), help="Make no longer token.")
+@click.option("--min-count", type=click.IntRange(1, 2**62), default=1, show_default=True, help="Merge no rarer pair.")
+@click.option("--max-token-bytes", type=click.IntRange(1, 2**62), help="Make no longer token.")
 @click.option("--field", default="text", show_default=True, help="Where a .jsonl or .parquet row has its text.")
-@click.option("--memory", callback=size, metavar="SIZE", help="Refuse to take more than this, such as 4GB.")
+@click.option("--memory", callback=size, metavar="SIZE", help="Refuse to take more in all than this, such as 4GB.")
 @click.option(
     "--held-out",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -65,8 +66,8 @@ def train(
     quiet: bool,
     **rules: Any,
 ) -> None:
-    """Train a tokenizer on text files (`-` is standard input), folders of them, .jsonl or .parquet files with a text a
-    row, or .counts files.
+    """Train a tokenizer on text files (`-` is standard input), .jsonl or .parquet files with a text a row, folders of
+    .txt, .jsonl and .parquet files, or .counts files. Special tokens in the text are text, and are learnt as such.
 
     \b
     Examples:
@@ -80,9 +81,11 @@ def train(
     _check_output(Path(output))
     if extend is not None and pattern is not None:
         raise click.UsageError("--pattern and --extend: give one of them; a tokenizer keeps its pattern")
+    if pattern == "":
+        raise click.UsageError("--pattern: must be a name or a regular expression, got none")
     base = None if extend is None else open_tokenizer(extend)
     default = () if no_specials or base is not None else (END_OF_TEXT,)
-    specials = dict.fromkeys([*default, *special])
+    specials = list(dict.fromkeys([*default, *special]))
     sources = list(_sources(files))
     rules |= {"special_tokens": specials, "memory_limit": memory, "name": Path(output).stem}
     old = 256 if base is None else len(base.vocab.ranks)
@@ -111,6 +114,8 @@ def _check_output(path: Path) -> None:
         raise click.UsageError(error.message) from error
     if not path.absolute().parent.is_dir():
         raise click.UsageError(f"--output: {path.parent} must be a folder")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise click.UsageError(f"--output: {path.parent} must be a folder that may be written to")
 
 
 def _sources(files: tuple[str, ...]) -> Iterator[Path | BinaryIO]:
@@ -160,9 +165,9 @@ def _summary(
     from bpetok import memory
 
     provenance = dict(tok.vocab.provenance)
-    bytes_per_token = {"trained on": round(provenance["bytes"] / provenance["tokens"], 4)}
+    bytes_per_token = {"training": round(provenance["bytes"] / provenance["tokens"], 4)}
     if held_out is not None:
-        bytes_per_token["held out"] = _bytes_per_token(tok, held_out, field)
+        bytes_per_token["held_out"] = _bytes_per_token(tok, held_out, field)
     return {
         "output": output,
         "fingerprint": tok.fingerprint,
@@ -194,9 +199,10 @@ def _report(tok: Tokenizer, about: dict[str, Any], quiet: bool) -> None:
     if about["output"].endswith(".tiktoken"):
         click.echo("a file of ranks holds neither the pattern nor the special tokens: keep a .bpetok too", err=True)
     if not quiet:
-        ratios = ", ".join(f"{ratio:.2f} bytes per token {of}" for of, ratio in about["bytes_per_token"].items())
+        ratios = about["bytes_per_token"]
+        texts = " and ".join(f"{ratios[of]:.2f} of the {of.replace('_', '-')} text" for of in ratios)
         click.echo(
             f"{about['output']}: {about['vocab_size']:,} tokens and {len(tok.special_tokens_set)} special, "
-            f"{tok.vocab.split}; {ratios}",
+            f"{tok.vocab.split}; bytes per token: {texts}",
             err=True,
         )

@@ -266,31 +266,13 @@ int char_class(std::uint32_t code_point) {
     return static_cast<int>(class_of(code_point));
 }
 
-nb::list count_items(const PretokenCounts& self) {
-    nb::list out;
-    for (std::size_t i = 0; i < self.size(); ++i)
-        out.append(nb::make_tuple(to_bytes(self.item(i).pretoken), self.item(i).count));
-    return out;
-}
-
-nb::tuple counts_to_arrays(const PretokenCounts& self) {
-    std::vector<std::uint8_t> pretokens;
-    std::vector<std::int64_t> sizes, counts;
-    pretokens.reserve(self.distinct_bytes());
-    for (std::size_t i = 0; i < self.size(); ++i) {
-        const auto [pretoken, count] = self.item(i);
-        pretokens.insert(pretokens.end(), pretoken.begin(), pretoken.end());
-        sizes.push_back(static_cast<std::int64_t>(pretoken.size()));
-        counts.push_back(count);
-    }
-    return nb::make_tuple(to_numpy(std::move(pretokens)), to_numpy(std::move(sizes)), to_numpy(std::move(counts)));
-}
-
 void add_arrays(PretokenCounts& self, const ReadOnlyArray<std::uint8_t>& pretokens,
                 const ReadOnlyArray<std::int64_t>& sizes, const ReadOnlyArray<std::int64_t>& counts) {
     const Bytes all(reinterpret_cast<const char*>(pretokens.data()), pretokens.size());
     std::size_t begin = 0;
+    constexpr std::size_t kTurn = 1 << 18;
     for (std::size_t i = 0; i < sizes.size() && i < counts.size(); ++i) {
+        if (i % kTurn == 0) check_signals();
         const auto size = static_cast<std::size_t>(sizes.data()[i]);
         if (size == 0 || size > all.size() - begin) throw DataError("counts: sizes must be those of the pretokens");
         self.add(all.substr(begin, size), counts.data()[i]);
@@ -428,12 +410,19 @@ void bind_ranks(nb::module_& m) {
         for (const Merge& merge : self.merges()) out.append(nb::make_tuple(merge.left, merge.right, merge.count));
         return out;
     };
+    const auto first_token = [](const Ranks& self, const std::vector<nb::bytes>& texts) -> std::optional<nb::bytes> {
+        std::vector<Bytes> borrowed;
+        for (const nb::bytes& text : texts) borrowed.push_back(bytes_of(text));
+        const Bytes* found = self.first_token(borrowed);
+        return found ? std::optional(to_bytes(*found)) : std::nullopt;
+    };
     nb::class_<Ranks>(m, "Ranks")
         .def("__init__", make, "contents"_a, "where"_a,
              nb::sig("def __init__(self, contents: bytes, where: str) -> None"))
         .def("to_dict", to_dict, nb::sig("def to_dict(self) -> dict[bytes, int]"))
         .def("merges", merges, nb::sig("def merges(self) -> list[tuple[int, int, int]]"))
-        .def("__contains__", [](const Ranks& self, const nb::bytes& token) { return self.contains(bytes_of(token)); })
+        .def("first_token", first_token, "texts"_a,
+             nb::sig("def first_token(self, texts: collections.abc.Sequence[bytes]) -> bytes | None"))
         .def("__len__", [](const Ranks& self) { return self.tokens().size(); });
 }
 
@@ -443,6 +432,11 @@ void bind_encoder(nb::module_& m) {
             new (self) PythonEncoder(ranks->tokens(), ranks->merges(), pattern, cache_mb);
         else
             new (self) PythonEncoder(tokens_of(nb::cast<nb::dict>(tokens)), {}, pattern, cache_mb);
+    };
+    const auto unreachable = [](const PythonEncoder& self) {
+        nb::list out;
+        for (const Bytes token : self.core.unreachable()) out.append(to_bytes(token));
+        return out;
     };
     nb::class_<PythonEncoder>(m, "Encoder")
         .def("__init__", make, "tokens"_a, "pattern"_a, "cache_mb"_a = 64,
@@ -465,6 +459,7 @@ void bind_encoder(nb::module_& m) {
         .def("count", count, "text"_a.none(), nb::sig("def count(self, text: " TEXT ") -> int"))
         .def("count_batch", count_batch, "texts"_a, "threads"_a,
              nb::sig("def count_batch(self, texts: " TEXTS ", threads: int) -> list[int]"))
+        .def("unreachable", unreachable, nb::sig("def unreachable(self) -> list[bytes]"))
         .def("clear_cache", [](const PythonEncoder& self) { self.core.clear_cache(); });
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kArenaBlock = 1 << 20;
 // So many bytes of text are counted before others have their turn: the progress, and whoever wants to stop it.
-constexpr std::size_t kTurnBytes = 64 << 20;
+constexpr std::size_t kTurnBytes = 16 << 20;
 
 std::uint32_t low_half(std::uint64_t hash) { return static_cast<std::uint32_t>(hash); }
 

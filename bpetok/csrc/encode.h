@@ -59,6 +59,9 @@ class Encoder {
     // Gives back the memory of the caches that are not in use, and of spare ids.
     void clear_cache() const;
 
+    // The tokens that no merge makes; see MergeTable.
+    std::vector<Bytes> unreachable() const { return tables_.merges.unreachable(); }
+
     Pattern pattern() const { return tables_.scan.pattern(); }
 
   private:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <unordered_set>
 
 namespace bpetok {
 namespace {
@@ -73,8 +74,13 @@ Ranks::Ranks(std::span<const Token> alphabet, Id next_id, std::vector<Merge> mer
         add(next_id + static_cast<Id>(i), token(merges_[i].left), token(merges_[i].right));
 }
 
-bool Ranks::contains(Bytes token) const {
-    return std::any_of(tokens_.begin(), tokens_.end(), [&](const Token& known) { return known.bytes == token; });
+const Bytes* Ranks::first_token(std::span<const Bytes> texts) const {
+    const std::unordered_set<Bytes> wanted(texts.begin(), texts.end());
+    std::unordered_set<Bytes> found;
+    for (const Token& token : tokens_)
+        if (wanted.contains(token.bytes)) found.insert(token.bytes);
+    const auto first = std::find_if(texts.begin(), texts.end(), [&](Bytes text) { return found.contains(text); });
+    return first == texts.end() ? nullptr : &*first;
 }
 
 bool Ranks::add_line(Bytes line) {

@@ -19,7 +19,8 @@ class Ranks {
     Ranks& operator=(const Ranks&) = delete;
 
     const std::vector<Token>& tokens() const { return tokens_; }
-    bool contains(Bytes token) const;
+    // The first of these texts that is a token; nullptr if none is.
+    const Bytes* first_token(std::span<const Bytes> texts) const;
 
     // The merge of each token of more than a byte, in the order of their ids; none where they are not known.
     const std::vector<Merge>& merges() const { return merges_; }

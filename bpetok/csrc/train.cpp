@@ -16,6 +16,7 @@ namespace {
 
 constexpr PairKey kNoKey = ~PairKey{0};
 constexpr Id kBytes = 256;
+constexpr std::size_t kCopies = 5;  // of each token's bytes: here, in the result, and in what is made of it
 
 // How often a pair occurs, and where it stood when it came into being: at [begin, begin + size) of the places that were
 // written then.
@@ -218,12 +219,10 @@ void Trainer<Order>::for_each(std::span<const Position> places, Visit visit) {
     for (std::size_t i = 0; i < places.size(); ++i) {
         words_.prefetch(places[std::min(i + kAhead, places.size() - 1)]);
         visit(places[i]);
-        if ((i + 1) % kTurn == 0) progress_(made_.merges.size());
+        if (++since_turn_ < kTurn) continue;
+        since_turn_ = 0;
+        progress_(made_.merges.size());
     }
-    since_turn_ += places.size();
-    if (since_turn_ < kTurn) return;
-    since_turn_ = 0;
-    progress_(made_.merges.size());
 }
 
 // ---- listing -------------------------------------------------------------------------------------------------
@@ -261,6 +260,7 @@ void Trainer<Order>::list_pairs() {
     Places& places = places_.emplace_back(starts.back(), budget_);
     words_.for_each_pair([&](Position place, Id left, Id) { places[starts[left + 1]++] = place; });
     Position end = 0;
+    budget_.take(starts.back() * sizeof(Position));
     std::vector<Position> group;  // a copy, since what is kept of it is written over it
     for (Id left = 0; left < listed_; ++left) {
         const std::span all = places.span().subspan(starts[left], starts[left + 1] - starts[left]);
@@ -271,6 +271,7 @@ void Trainer<Order>::list_pairs() {
     std::copy_n(places.span().begin(), end, kept.span().begin());
     places_.clear();
     places_.push_back(std::move(kept));
+    budget_.give_back(starts.back() * sizeof(Position));
 }
 
 template <class Order>
@@ -348,6 +349,7 @@ bool Trainer<Order>::may_make(PairKey key) const {
 template <class Order>
 void Trainer<Order>::apply(const Pair& pair) {
     const Id left = left_of(pair.key), right = right_of(pair.key), made = words_.learn(left, right);
+    budget_.take(kCopies * words_.length(made));
     if (!tokens_.empty()) tokens_.push_back(tokens_[left] + tokens_[right]);
     lefts_.by_id.resize(made + 1);
     rights_.by_id.resize(made + 1);

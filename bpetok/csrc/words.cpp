@@ -57,7 +57,8 @@ void Words::reserve(const PretokenCounts& counts) {
             throw DataError("train: the number of bytes in all pretokens must fit 64 bits");
     }
     if (total > std::numeric_limits<Position>::max())
-        throw DataError("train: the distinct pretokens must hold fewer than 2^32 bytes, got " + std::to_string(total));
+        throw DataError("train: the distinct pretokens and as many separators must hold fewer than 2^32 bytes, got " +
+                        std::to_string(total));
     cells_.reserve(total);
 }
 

@@ -54,8 +54,7 @@ class Words {
     }
     void write(Position place, Id id) { cells_[place] = cells_[place + lengths_[id] - 1] = id; }
 
-    // kSeparator where there is none.
-    Id at(Position place) const { return cells_[place]; }
+    // The tokens beside one; kSeparator where there is none.
     Id before(Position place) const { return cells_[place - 1]; }
     Id after(Position place, Id id) const { return cells_[place + lengths_[id]]; }
 

@@ -93,7 +93,8 @@ def write(vocab: Vocab, path: Path) -> None:
 
 
 def _is_plain(vocab: Vocab, merges: Sequence[Pair]) -> bool:
-    return all(vocab.ranks[bytes([byte])] == byte for byte in range(256)) and len(merges) + 256 == len(vocab.ranks)
+    dense = max(vocab.ranks.values()) + 1 == len(vocab.ranks) == len(merges) + 256
+    return dense and all(vocab.ranks[bytes([byte])] == byte for byte in range(256))
 
 
 def read(path: Path) -> Vocab:

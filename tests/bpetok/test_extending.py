@@ -101,10 +101,26 @@ def test_what_cannot_be_is_refused(small_text):
     base = bpetok.train(small_text, 300, special_tokens=["<s>"])
     with pytest.raises(bpetok.VocabError, match="at least 300, those that there are, got 299"):
         bpetok.extend(base, small_text, 299)
-    for specials in (["<s>"], ["<u>", "<u>"]):
-        with pytest.raises(bpetok.VocabError, match="a special token must be new and named once"):
-            bpetok.extend(base, small_text, 300, special_tokens=specials)
+    with pytest.raises(bpetok.VocabError, match="a special token must be new, got '<s>'"):
+        bpetok.extend(base, small_text, 300, special_tokens=["<s>"])
+    with pytest.raises(bpetok.VocabError, match="a special token must be named once, got '<u>' twice"):
+        bpetok.extend(base, small_text, 300, special_tokens=["<u>", "<u>"])
     with pytest.raises(bpetok.VocabError, match="must not also merge"):
         bpetok.extend(base, "zqzq", 301, special_tokens=["zq"])
     with pytest.raises(bpetok.VocabError, match="special_tokens must be a list of texts"):
         bpetok.extend(base, small_text, 300, special_tokens="<u>")
+    with pytest.raises(TypeError, match="tok must be a Tokenizer, got 'gpt2'"):
+        bpetok.extend("gpt2", small_text, 60_000)
+
+
+def test_a_grown_tokenizer_whose_ids_have_special_tokens_between_them_is_no_minbpe_model(tmp_path):
+    base = bpetok.train("low lower lowest", 258, special_tokens=["<s>"])
+    with pytest.raises(bpetok.FormatError, match="the merges to follow in order"):
+        bpetok.extend(base, "abab abab", 262).save(tmp_path / "grown.model")
+
+
+def test_a_tokenizer_with_a_token_that_no_merge_makes_does_not_grow():
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"abc": 256}
+    tok = bpetok.Tokenizer(bpetok.Vocab(ranks, {}, None))
+    with pytest.raises(bpetok.VocabError, match="merging must make every token of the tokenizer, got b'abc'"):
+        bpetok.extend(tok, ["1abc2", "3abc4"], 260)

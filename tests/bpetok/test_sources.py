@@ -46,14 +46,23 @@ def test_a_row_that_is_no_json_is_refused_with_its_line(tmp_path, row):
         list(sources.read_documents([file]))
 
 
-@pytest.mark.parametrize("row", [{"body": "x"}, {"text": 5}, {"text": None}, {}, [1], "text", 7, None])
+@pytest.mark.parametrize(
+    ("row", "shown"), [({"text": 5}, "5"), ({"text": None}, "None"), ({"text": ["a"]}, r"\['a'\]")]
+)
+def test_a_row_whose_field_is_no_text_is_refused_with_its_line(tmp_path, row, shown):
+    file = rows_file(tmp_path / "a.jsonl", {"text": "fine"}, row)
+    with pytest.raises(bpetok.DataError, match=rf"a\.jsonl:2: the field 'text' must be text, got {shown}"):
+        list(sources.read_documents([file]))
+
+
+@pytest.mark.parametrize("row", [{"body": "x"}, {}, [1], "text", 7, None])
 def test_a_row_without_its_text_is_refused_with_its_line(tmp_path, row):
     file = rows_file(tmp_path / "a.jsonl", {"text": "fine"}, row)
     with pytest.raises(
         bpetok.DataError, match=r"a\.jsonl:2: a row must have its text in the field 'text', got"
     ) as caught:
         list(sources.read_documents([file]))
-    assert caught.value.hint == "name it with --field"
+    assert caught.value.hint == "name the field (field=, or --field)"
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
@@ -99,7 +108,7 @@ def test_a_parquet_file_without_the_field_or_with_a_row_without_text_is_refused(
     file = parquet_file(tmp_path / "a.parquet", body=["one", None])
     with pytest.raises(bpetok.DataError, match=r"a\.parquet: a row must have its text .* 'text', got \['body'\]"):
         list(sources.read_documents([file]))
-    with pytest.raises(bpetok.DataError, match=r"a\.parquet:2: a row must have its text in the field 'body'"):
+    with pytest.raises(bpetok.DataError, match=r"a\.parquet:2: the field 'body' must be text, got None"):
         list(sources.read_documents([file], field="body"))
 
 
@@ -113,3 +122,22 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(bpetok.MissingExtraError, match=r"bpetok\[data\]"):
         list(sources.read_documents([tmp_path / "a.parquet"]))
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+
+    def refuse(folder, onerror):
+        onerror(PermissionError(13, "Permission denied", str(tmp_path / "locked")))
+        return iter(())
+
+    monkeypatch.setattr("os.walk", refuse)
+    with pytest.raises(PermissionError, match="locked"):
+        sources.expand([tmp_path])
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+    rows_file(tmp_path / "a.JSONL", {"text": "one"})
+    (tmp_path / "b.TXT").write_text("two")
+    assert sources.expand([tmp_path]) == [tmp_path / "a.JSONL", tmp_path / "b.TXT"]
+    assert [document.text for document in sources.read_documents([tmp_path / "a.JSONL"])] == [b"one"]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -134,7 +135,7 @@ def test_the_files_it_comes_from_are_recorded_with_their_sizes_and_digests(tmp_p
 
 def test_it_is_recorded_that_training_stopped_early():
     made = bpetok.train("ab ab ab", 1000, min_count=3).vocab
-    assert made.provenance["stopped"] == "at 257 tokens: no pair was left to merge that occurs 3 times"
+    assert made.provenance["stopped"] == "at 257 tokens: no pair was left that occurs 3 times"
     assert "stopped" not in bpetok.train("ab ab ab", 257).vocab.provenance
 
 
@@ -192,7 +193,7 @@ def test_rows_and_splits_of_datasets_are_sources(tmp_path, small_text, expected)
         [rows[0], small_text[500:]],
     ):
         assert bpetok.train(source, 400) == expected, source
-    with pytest.raises(bpetok.DataError, match="must be texts, files or rows, got a mapping of train, test"):
+    with pytest.raises(bpetok.DataError, match="must be texts, files or rows, got DatasetDict of train, test"):
         bpetok.train(datasets.DatasetDict({"train": split, "test": split}), 400)
     with pytest.raises(bpetok.DataError, match=r"row 1: a row must have its text .* 'body', got \['id', 'text'\]"):
         bpetok.train(split, 400, field="body")
@@ -206,6 +207,8 @@ def test_an_open_file_or_pipe_is_one_text(tmp_path, small_text):
     assert tok == bpetok.train(small_text, 400)
     assert tok.vocab.provenance["documents"] == 1
     assert bpetok.train(io.BytesIO(small_text.encode()), 400) == tok
+    assert bpetok.train(io.StringIO(small_text), 400) == tok
+    assert bpetok.train([io.StringIO(small_text[:99]), PretokenCounts()], 400) == bpetok.train(small_text[:99], 400)
 
 
 def test_the_order_of_the_documents_does_not_matter(small_text):
@@ -223,12 +226,13 @@ def test_training_refuses_to_take_more_memory_than_it_may(tmp_path):
     (tmp_path / "a.txt").write_text(text)
     limit = memory.in_use() + 20_000_000
     for source in (text, [text[:1000], text], tmp_path / "a.txt", io.BytesIO(text.encode())):
-        with pytest.raises(bpetok.MemoryLimitError, match=r"memory must stay under .* bytes, but .* distinct"):
+        with pytest.raises(bpetok.MemoryLimitError, match=r"memory must stay under .* bytes of the whole process, but"):
             bpetok.train(source, 1000, pattern="gpt2", memory_limit=limit)
     assert bpetok.train(text, 300, pattern="gpt2", memory_limit=memory.in_use() + 400_000_000).n_vocab == 300
 
 
 WORDS = "' '.join(map(str, range(10**6, 10**6 + 400_000)))"
+TWICE = "' '.join([''.join(random.Random(1).choices('abcdefghijklmnopqrstuvwxyz', k=9_000))] * 2)"
 LETTERS = "'abcdefghijklmnop' * 300_000"
 RANDOM = "random.Random(1).randbytes(4_000_000)"
 CHINESE = "''.join(random.Random(2).choices([chr(i) for i in range(0x4e00, 0x9000)], k=1_500_000))"
@@ -255,10 +259,16 @@ def memory_of_training(text, pattern, size, allowed):
     return int(taken), outcome
 
 
+def test_a_large_size_asked_for_takes_no_memory_that_the_text_does_not_need():
+    assert bpetok.train("low lower lowest" * 3, 10_000_000, memory_limit=memory.in_use() + 50_000_000).n_vocab < 300
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets the peak of memory begin anew")
 @pytest.mark.parametrize("size", [300, 5_000, 100_000])
-@pytest.mark.parametrize(("text", "pattern"), [(WORDS, "gpt2"), (LETTERS, None), (RANDOM, None), (CHINESE, "gpt2")])
+@pytest.mark.parametrize(
+    ("text", "pattern"), [(WORDS, "gpt2"), (LETTERS, None), (RANDOM, None), (CHINESE, "gpt2"), (TWICE, "gpt2")]
+)
 def test_training_never_takes_more_memory_than_it_may_and_is_refused_only_when_it_comes_near(text, pattern, size):
     needed, outcome = memory_of_training(text, pattern, size, 10**12)
     assert outcome == "done"
@@ -322,6 +332,49 @@ def test_a_pattern_that_is_unknown_is_refused():
 def test_special_tokens_that_break_the_rules_are_refused(specials, match):
     with pytest.raises(bpetok.VocabError, match=match):
         bpetok.train("abab", 258, special_tokens=specials)
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong", "match"),
+    [
+        ("vocab_size", 500.0, "vocab_size must be an int, got 500.0"),
+        ("vocab_size", "500", "vocab_size must be an int, got '500'"),
+        ("min_count", 2.5, "min_count must be an int, got 2.5"),
+        ("max_token_bytes", "9", "max_token_bytes must be an int, got '9'"),
+        ("memory_limit", "4GB", "memory_limit must be an int, got '4GB'"),
+        ("special_tokens", [b"<s>"], "a special token must be a str, got b'<s>'"),
+        ("forbidden_merges", "the", "forbidden_merges must be a collection of tokens or a function, got 'the'"),
+        ("allowed_merges", 7, "allowed_merges must be a collection of tokens or a function, got 7"),
+        ("source", None, "a source must be texts, files, rows or counts, got None"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(argument, wrong, match):
+    with pytest.raises(TypeError, match=match):
+        bpetok.train(**{"source": "text", "vocab_size": 300, argument: wrong})
+
+
+@pytest.mark.parametrize(
+    ("argument", "wrong", "match"),
+    [
+        ("min_count", 10**30, r"min_count must be under 2\^63"),
+        ("memory_limit", -1, "memory_limit must be at least 1, got -1"),
+        ("vocab_size", 10**9, "vocab_size must be at most 16777215, got 1000000000"),
+        ("special_tokens", {"<s>": 9}, "special_tokens must be a list of texts, got {'<s>': 9}"),
+        ("source", Path("a.txt.gz"), r"a\.txt\.gz: a file must be unpacked, got \.gz"),
+    ],
+)
+def test_an_argument_out_of_range_is_named(argument, wrong, match):
+    with pytest.raises(ValueError, match=match):
+        bpetok.train(**{"source": "text", "vocab_size": 300, argument: wrong})
+
+
+def test_a_table_of_columns_is_refused(small_text):
+    import pandas
+
+    with pytest.raises(bpetok.DataError, match="must be texts, files or rows, got DataFrame of id, text"):
+        bpetok.train(pandas.DataFrame({"id": [1], "text": [small_text]}), 300)
+    expected = bpetok.train(small_text, 300)
+    assert bpetok.train(pandas.DataFrame({"text": [small_text]})["text"], 300) == expected
 
 
 @pytest.mark.parametrize("wrong", [[5], [None], [["text"]]])

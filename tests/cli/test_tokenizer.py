@@ -94,7 +94,11 @@ MISTAKES = {
         2,
         "pattern: must be a known name or a regular expression, got 'gtp4'\nhint: did you mean 'gpt4'?\n",
     ),
-    "a tiny vocabulary": (("train", "corpus.txt", "--vocab-size", 9, "-o", "x.bpetok"), 2, "not in the range x>=256"),
+    "a tiny vocabulary": (
+        ("train", "corpus.txt", "--vocab-size", 9, "-o", "x.bpetok"),
+        2,
+        "not in the range 256<=x",
+    ),
     "an unknown suffix": (("train", "corpus.txt", "--vocab-size", 300, "-o", "x.pkl"), 2, "the suffix must be one of"),
     "no such file": (("train", "gone.txt", "--vocab-size", 300, "-o", "x.bpetok"), 2, "'gone.txt' does not exist"),
     "an empty corpus": (("train", "/dev/null", "--vocab-size", 300, "-o", "x.bpetok"), 3, "must hold text, got none"),
