@@ -213,7 +213,7 @@ class _Rules:
         if self.max_token_bytes is not None:
             _check_int("max_token_bytes", self.max_token_bytes)
         for name, tokens in (("allowed_merges", self.allowed), ("forbidden_merges", self.forbidden)):
-            if isinstance(tokens, str | bytes) or not (tokens is None or callable(tokens) or _is_collection(tokens)):
+            if isinstance(tokens, str | bytes) or not (callable(tokens) or isinstance(tokens, Collection | None)):
                 raise TypeError(f"train: {name} must be a collection of tokens or a function, got {tokens!r:.80}")
 
     def may_make(self) -> Callable[[bytes], bool] | None:
@@ -279,10 +279,6 @@ class _Work:
         if not isinstance(source, Iterable | Path) and not _is_file(source):
             raise TypeError(f"train: a source must be texts, files, rows or counts, got {source!r:.80}")
 
-        def on_progress(amount: int) -> None:
-            self.report("scan", amount)
-            self._check_memory(counts)
-
         documents = [source] if isinstance(source, Text) or _is_file(source) else cast(Iterable[Any], source)
         for are_files, group in groupby(documents, key=_is_file):
             if are_files:
@@ -290,14 +286,10 @@ class _Work:
                     self._count_file(counts, file)
                 continue
             for texts in batches(sources.texts_of(cast(Iterable[Text | Row], group), self.field)):
-                counts.add_texts(texts, num_threads=self.num_threads, progress=on_progress)
+                counts.add_texts(texts, num_threads=self.num_threads, progress=self._scanned(counts))
                 self._check_memory(counts)
 
     def _count_file(self, counts: PretokenCounts, file: Path | BinaryIO | PretokenCounts) -> None:
-        def on_progress(amount: int) -> None:
-            self.report("scan", amount)
-            self._check_memory(counts)
-
         if isinstance(file, PretokenCounts) or (isinstance(file, Path) and file.suffix == PretokenCounts.SUFFIX):
             self._refuse_ties_by_place()
         if isinstance(file, PretokenCounts):
@@ -306,15 +298,23 @@ class _Work:
         if isinstance(file, Path):
             sources.check_readable_as_text(file)
             self._check_memory(counts, self._memory_of_file(file, counts))
-        counts.add_file(file, field=self.field, num_threads=self.num_threads, progress=on_progress)
+        progress = self._scanned(counts)
+        counts.add_file(file, field=self.field, num_threads=self.num_threads, progress=progress)
+
+    def _scanned(self, counts: PretokenCounts) -> Callable[[int], None]:
+        def on_progress(amount: int) -> None:
+            self.report("scan", amount)
+            self._check_memory(counts)
+
+        return on_progress
 
     def _memory_of_file(self, file: Path, counts: PretokenCounts) -> int:
         """Bytes that counting a file takes at least, where it is read whole."""
         if file.suffix == PretokenCounts.SUFFIX:
-            return 2 * _size_of(file)
+            return 2 * file.stat().st_size
         if sources.is_rows(file):
             return 0
-        return {None: _MEMORY_OF_REGEX, "none": 2}.get(counts.split.scanner, 0) * _size_of(file)
+        return {None: _MEMORY_OF_REGEX, "none": 2}.get(counts.split.scanner, 0) * file.stat().st_size
 
     def _refuse_ties_by_place(self) -> None:
         if self.rules.tie_break == "first":
@@ -404,16 +404,8 @@ def _check_int(name: str, value: int, least: int = 1) -> None:
         raise DataError(f"train: {name} must be under 2^63, got {value}")
 
 
-def _is_collection(tokens: object) -> bool:
-    return isinstance(tokens, Collection)
-
-
 def _names_in(source: object) -> str:
     return ", ".join(map(str, getattr(source, "columns", source)))[:80]  # type: ignore[call-overload]
-
-
-def _size_of(file: Path) -> int:
-    return file.stat().st_size
 
 
 def _check_size(vocab_size: int, least: int, why: str) -> None:

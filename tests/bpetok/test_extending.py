@@ -56,7 +56,7 @@ def slow_merges(base, text, merges):
 
 
 def test_a_published_vocabulary_grows(data):
-    text = (data / "corpus" / "ru.txt").read_text(encoding="utf-8")[:100_000]
+    text = (data / "corpus" / "ru.txt").read_text(encoding="utf-8")[:40_000]
     base = bpetok.get_encoding("gpt2")
     grown = bpetok.extend(base, text, 50_256 + 500, name="gpt2-ru", min_count=3)
     assert (grown.n_vocab, grown.name) == (50_257 + 500, "gpt2-ru")
@@ -66,7 +66,7 @@ def test_a_published_vocabulary_grows(data):
     assert grown.vocab.provenance["extends"]["fingerprint"] == base.fingerprint
     assert base.vocab.merges is None and grown.vocab.merges is None
     made = [(grown.vocab[left], grown.vocab[right]) for left, right in grown.vocab.recover_merges()[-500:]]
-    assert made[:40] == slow_merges(base, text, 40)
+    assert made[:20] == slow_merges(base, text, 20)
 
 
 def test_a_grown_tokenizer_is_saved_and_loaded_and_grows_on(tmp_path, small_text):

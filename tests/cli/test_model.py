@@ -61,6 +61,7 @@ def test_train_leaves_a_run_that_sample_draws_from(run, project) -> None:
     assert run("lm", "sample", "runs/gpt", "--prompt", "The cats", "--max-new-tokens", 20, cwd=project) == first
 
 
+@pytest.mark.slow
 def test_train_and_quickstart_print_their_results_as_json(run, project) -> None:
     trained = run("lm", "train", "gpt.toml", "-o", "run", "--json", cwd=project).json
     assert trained["steps"] == 12 and trained["checkpoint"].endswith("run/checkpoints/step_000012")
@@ -135,6 +136,7 @@ def test_quickstart_walks_the_whole_road_and_is_done_once(run, folder) -> None:
     assert other.code == 5 and "the run's text must be corpus.txt, 1 files" in other.err
 
 
+@pytest.mark.slow
 def test_quickstart_does_not_take_another_text_of_the_same_name_and_size_for_the_first(run, folder) -> None:
     args = ("lm", "quickstart", "corpus.txt", "--minutes", "0.01", "-o", "run")
     assert run(*args, cwd=folder, timeout=120).code == 0
@@ -162,6 +164,7 @@ def test_torchrun_is_refused_until_it_is_supported(project) -> None:
     assert done.returncode == 2 and "WORLD_SIZE must be 1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_can_be_moved_and_its_config_is_left_as_it_was_written(run, project) -> None:
     (project / "own").mkdir()
     mine = "# my own words\n" + CONFIG.replace('"shards"', '"../shards"').replace('"my.bpetok"', '"../my.bpetok"')
@@ -179,12 +182,14 @@ def test_a_run_can_be_moved_and_its_config_is_left_as_it_was_written(run, projec
     assert other.code != 0 and "Traceback" not in other.err
 
 
+@pytest.mark.slow
 def test_another_schedule_is_another_run(run, project) -> None:
     assert run("lm", "train", "gpt.toml", "-o", "first", cwd=project).code == 0
     longer = run("lm", "train", "first", "--resume", "--set", "run.steps=20", cwd=project)
     assert longer.code == 5 and "the step at which the rate is lowest must be 12" in longer.err
 
 
+@pytest.mark.slow
 def test_quickstart_goes_on_after_an_interrupt_in_any_stage(run, folder) -> None:
     command = [sys.executable, "-m", "lm", "quickstart", "corpus.txt", "--minutes", "0.05", "-o", "run"]
     for wanted in ("tokenizer.bpetok", "metrics.jsonl"):
