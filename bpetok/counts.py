@@ -177,32 +177,27 @@ class PretokenCounts:
                 )
             self.merge(counts)
         elif sources.is_rows(file):
-            for texts in batches(document.text for document in sources.read_rows(file, field)):
+            seen = _Seen()
+            for texts in batches(document.text for document in sources.read_rows(file, field, seen.add)):
                 self.add_texts(texts, num_threads=num_threads, progress=progress)
-            with open(file, "rb") as opened:
-                self._add_source(str(file), file.stat().st_size, hashlib.file_digest(opened, "sha256").hexdigest())
+            self.sources.append(seen.source(str(file)))
         else:
             with open(file, "rb") as opened:
                 self._add_opened(opened, str(file), num_threads, progress)
 
     def _add_opened(self, file: BinaryIO, name: str, num_threads: int | None, progress: Progress | None) -> None:
         threads = threads_or_all(num_threads)
-        size, digest = 0, hashlib.sha256()
+        seen = _Seen()
 
-        def seen(chunks: Iterable[bytes]) -> Iterator[bytes]:
-            nonlocal size
+        def watched(chunks: Iterable[bytes]) -> Iterator[bytes]:
             for chunk in map(as_bytes, chunks):
-                size += len(chunk)
-                digest.update(chunk)
+                seen.add(chunk)
                 yield chunk
                 if progress is not None:
                     progress(len(chunk))
 
-        self.add_chunks(seen(chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)), num_threads=threads)
-        self._add_source(name, size, digest.hexdigest())
-
-    def _add_source(self, name: str, size: int, sha256: str) -> None:
-        self.sources.append({"file": name, "bytes": size, "sha256": sha256})
+        self.add_chunks(watched(chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)), num_threads=threads)
+        self.sources.append(seen.source(name))
 
     def merge(self, other: PretokenCounts) -> None:
         """Adds the counts of another part of the corpus.
@@ -238,6 +233,20 @@ class PretokenCounts:
         from bpetok import countfiles
 
         return countfiles.read(Path(path))
+
+
+class _Seen:
+    """What was read of a file: how much, and its sha256."""
+
+    def __init__(self) -> None:
+        self._size, self._sha256 = 0, hashlib.sha256()
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        self._sha256.update(data)
+
+    def source(self, name: str) -> dict[str, Any]:
+        return {"file": name, "bytes": self._size, "sha256": self._sha256.hexdigest()}
 
 
 def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bpetok.errors import DataError, MissingExtraError
+from bpetok.streams import chunks_of
 from bpetok.text import Text, as_bytes
 
 
@@ -44,14 +45,18 @@ def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Do
             yield Document(path.read_bytes(), str(path))
 
 
-def read_rows(path: Path, field: str) -> Iterator[Document]:
-    """The documents of a file of rows. Raises as `read_documents`; MissingExtraError without pyarrow."""
-    return _ROWS[path.suffix.lower()](path, field)
+def read_rows(path: Path, field: str, seen: Callable[[bytes], object] = len) -> Iterator[Document]:
+    """The documents of a file of rows. Raises as `read_documents`; MissingExtraError without pyarrow.
+
+    `seen` is told the file's bytes, piece by piece, as they are read.
+    """
+    return _ROWS[path.suffix.lower()](path, field, seen)
 
 
-def _read_jsonl(path: Path, field: str) -> Iterator[Document]:
+def _read_jsonl(path: Path, field: str, seen: Callable[[bytes], object]) -> Iterator[Document]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
+            seen(line)
             if line.strip():
                 where = f"{path}:{number}"
                 yield Document(_text_of_line(line, field, where), where)
@@ -78,12 +83,15 @@ def _text_of_row(row: object, field: str, where: str) -> str:
     )
 
 
-def _read_parquet(path: Path, field: str) -> Iterator[Document]:
+def _read_parquet(path: Path, field: str, seen: Callable[[bytes], object]) -> Iterator[Document]:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtraError("data") from error
+    with open(path, "rb") as opened:
+        for chunk in chunks_of(opened):  # its rows are read in another order
+            seen(chunk)
     try:
         with parquet.ParquetFile(path) as file:
             if field not in file.schema_arrow.names:

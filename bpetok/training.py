@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, cast, get_args
 
 from bpetok import _core, memory, sources
 from bpetok.counts import PretokenCounts, batches
@@ -24,10 +24,10 @@ Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row | Pre
 Source = PretokenCounts | Documents
 Progress = Callable[[str, int], object]
 TieBreak = Literal["smallest", "huggingface", "largest", "first"]
-TIE_BREAKS: tuple[TieBreak, ...] = ("smallest", "huggingface", "largest", "first")
+TIE_BREAKS: tuple[TieBreak, ...] = get_args(TieBreak)
 Tokens = Collection[bytes] | Callable[[bytes], bool]
 
-LEAST_MEMORY_PER_BYTE = 12
+_LEAST_MEMORY_PER_BYTE = 12
 """Bytes of memory that merging takes, at least, for each byte of the distinct pretokens."""
 
 _MEMORY_PER_TOKEN = 300
@@ -363,7 +363,7 @@ class _Work:
         if self.memory_limit is None:
             return _NO_LIMIT
         in_use = memory.in_use()
-        needed = in_use + more + LEAST_MEMORY_PER_BYTE * counts.distinct_bytes
+        needed = in_use + more + _LEAST_MEMORY_PER_BYTE * counts.distinct_bytes
         if needed > self.memory_limit:
             raise self._too_much(f"{in_use:,} are in use, and at least {needed - in_use:,} more are needed")
         return self.memory_limit - in_use

@@ -29,7 +29,7 @@ struct Training {
 };
 
 // Byte-pair encoding of words over this alphabet: each time the pair merges that occurs most often (places that overlap
-// count each). Stops early when no pair is left, or when `progress`, which is told how many merges were made, throws.
+// count each). Stops early when no pair is left. `progress` is told how many merges were made, and may throw to end it.
 // The result does not depend on the order of the words, but for `first_in_text`, which takes them as they were met.
 // Throws MemoryLimitError. Memory: 12 to 60 bytes for each byte of distinct pretokens, mostly about 20.
 Training train(Words words, const Alphabet& alphabet, const TrainingRules& rules, const Progress& progress);
