@@ -49,7 +49,7 @@ from bpetok.errors import (
     UnknownTokenError,
     VocabError,
 )
-from bpetok.tokenizer import Tokenizer, load
+from bpetok.tokenizer import Encoding, Tokenizer, load
 from bpetok.training import extend, train
 from bpetok.vocab import Vocab
 
@@ -61,6 +61,7 @@ __all__ = [  # noqa: RUF022  in the order of the road
     "extend",
     "Vocab",
     "Tokenizer",
+    "Encoding",
     "load",
     "get_encoding",
     "encoding_for_model",

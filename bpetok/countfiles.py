@@ -25,7 +25,7 @@ from bpetok.errors import CorruptionError, FormatError, IncompatibleError
 
 VERSION = 1
 _KEYS: dict[str, tuple[type, ...]] = {
-    "pattern": (str, NoneType),
+    "pattern": (str, list, NoneType),
     "unicode": (str, NoneType),
     "documents": (int,),
     "bytes": (int,),
@@ -115,7 +115,7 @@ def _read(contents: io.BytesIO) -> tuple[PretokenCounts, str | None]:
     for key, kinds in _KEYS.items():
         if not isinstance(about[key], kinds):
             raise TypeError(f"{key} must be of {kinds}, got {about[key]!r:.80}")
-    counts = PretokenCounts(about["pattern"])
+    counts = PretokenCounts(tuple(pattern) if isinstance(pattern := about["pattern"], list) else pattern)
     counts.core.add_arrays(arrays["pretokens"], arrays["sizes"], arrays["counts"])
     counts.documents, counts.bytes = about["documents"], about["bytes"]
     counts.sources = [dict(source) for source in about["sources"]]

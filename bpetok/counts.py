@@ -40,8 +40,8 @@ class PretokenCounts:
 
     SUFFIX = ".counts"
 
-    def __init__(self, pattern: str | None = "gpt4") -> None:
-        """`pattern`: a name, a regular expression, or None for no split."""
+    def __init__(self, pattern: patterns.Pattern = "gpt4") -> None:
+        """`pattern`: a name, a regular expression, several one after the other, or None for no split."""
         self.split = patterns.resolve(pattern)
         self.core = _core.PretokenCounts()
         self.documents = 0
@@ -55,6 +55,20 @@ class PretokenCounts:
     def __len__(self) -> int:
         """How many distinct pretokens there are."""
         return len(self.core)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both have the same counts, cut by the same pattern; in whatever order, from whatever files."""
+        if not isinstance(other, PretokenCounts):
+            return NotImplemented
+        same_size = (self.split, len(self), self.total) == (other.split, len(other), other.total)
+        return same_size and dict(self.items()) == dict(other.items())
+
+    __hash__ = None  # type: ignore[assignment]  # counts grow
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles by value."""
+        about = {"documents": self.documents, "bytes": self.bytes, "sources": list(self.sources)}
+        return _rebuild, (self.split.regex, self.core.to_arrays(), about)
 
     @property
     def total(self) -> int:
@@ -156,7 +170,8 @@ class PretokenCounts:
         """Counts a text file, each row of a `.jsonl` or `.parquet` file, or takes the counts of a `.counts` file.
 
         Args:
-            file: its path; or a text file or pipe that is open for reading bytes.
+            file: its path; or a folder, for the text files and the files of rows below it; or a text file or pipe that
+                is open for reading bytes.
             field: where a row has its text.
             num_threads: as `add_texts`.
             progress: called now and then with the bytes read since the last call.
@@ -168,6 +183,9 @@ class PretokenCounts:
         """
         if not isinstance(file, Path):
             self._add_opened(file, str(getattr(file, "name", "a stream")), num_threads, progress)
+        elif file.is_dir():
+            for inside in sources.expand([file]):
+                self.add_file(inside, field=field, num_threads=num_threads, progress=progress)
         elif file.suffix == self.SUFFIX:
             counts = PretokenCounts.load(file)
             if counts.split != self.split:
@@ -233,6 +251,13 @@ class PretokenCounts:
         from bpetok import countfiles
 
         return countfiles.read(Path(path))
+
+
+def _rebuild(pattern: patterns.Pattern, arrays: tuple[Any, Any, Any], about: dict[str, Any]) -> PretokenCounts:
+    counts = PretokenCounts(pattern)
+    counts.core.add_arrays(*arrays)
+    counts.documents, counts.bytes, counts.sources = about["documents"], about["bytes"], about["sources"]
+    return counts
 
 
 class _Seen:

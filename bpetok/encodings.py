@@ -1,6 +1,7 @@
-"""Vocabularies by name: OpenAI's, by tiktoken's names.
+"""Vocabularies by name: OpenAI's, by tiktoken's names, and our own, `bpetok_32k` and `bpetok_64k`.
 
-A vocabulary file is looked for, by its content's sha256, in bpetok's cache folder (`BPETOK_CACHE_DIR`, else the
+Ours are installed with bpetok (`vocab/` of the checkout, whose README says what they are made of). A file of OpenAI's
+is looked for, by its content's sha256, in bpetok's cache folder (`BPETOK_CACHE_DIR`, else the
 user's cache folder), then in tiktoken's (`TIKTOKEN_CACHE_DIR`, only read), and downloaded into the first if it is in
 neither. Source of addresses, checksums, special tokens and models: tiktoken 0.14.0, `tiktoken_ext/openai_public.py`
 and `tiktoken/model.py`.
@@ -15,14 +16,14 @@ import difflib
 import hashlib
 import os
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from bpetok import _core
 from bpetok.errors import EncodingError, UnavailableError, UnknownTokenError
 from bpetok.files import write_atomically
-from bpetok.tokenizer import Tokenizer
-from bpetok.vocab import RankTable, Vocab
+from bpetok.tokenizer import Encoding
+from bpetok.vocab import MergeList, Pair, RankTable, Vocab
 
 _TIMEOUT_SECONDS = 30
 
@@ -41,7 +42,7 @@ class RankFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class Published:
     """A published vocabulary: its ranks, its pattern and its special tokens."""
 
     file: RankFile
@@ -77,17 +78,23 @@ _HARMONY_SPECIAL = _O200K_SPECIAL | _HARMONY_NAMED | {f"<|reserved_{i}|>": i for
 
 # GPT-2's own files (vocab.bpe, encoder.json) hold the ranks of r50k_base; a test compares them.
 ENCODINGS = {
-    "gpt2": Encoding(_R50K, "gpt2", _GPT2_SPECIAL),
-    "r50k_base": Encoding(_R50K, "gpt2", _GPT2_SPECIAL),
-    "p50k_base": Encoding(_P50K, "gpt2", _GPT2_SPECIAL),
-    "p50k_edit": Encoding(_P50K, "gpt2", _GPT2_SPECIAL | dict(zip(_FIM, range(50281, 50284), strict=True))),
-    "cl100k_base": Encoding(
+    "gpt2": Published(_R50K, "gpt2", _GPT2_SPECIAL),
+    "r50k_base": Published(_R50K, "gpt2", _GPT2_SPECIAL),
+    "p50k_base": Published(_P50K, "gpt2", _GPT2_SPECIAL),
+    "p50k_edit": Published(_P50K, "gpt2", _GPT2_SPECIAL | dict(zip(_FIM, range(50281, 50284), strict=True))),
+    "cl100k_base": Published(
         _CL100K,
         "gpt4",
         {"<|endoftext|>": 100257, **dict(zip(_FIM, range(100258, 100261), strict=True)), "<|endofprompt|>": 100276},
     ),
-    "o200k_base": Encoding(_O200K, "gpt4o", _O200K_SPECIAL),
-    "o200k_harmony": Encoding(_O200K, "gpt4o", _HARMONY_SPECIAL),
+    "o200k_base": Published(_O200K, "gpt4o", _O200K_SPECIAL),
+    "o200k_harmony": Published(_O200K, "gpt4o", _HARMONY_SPECIAL),
+}
+
+# Of each file in vocab/, the sha256.
+SHIPPED = {
+    "bpetok_32k": "229a2c5429e4292e168af2bc9006ef741f8f775016bf4575dd48a44dc919ff5d",
+    "bpetok_64k": "ff10c11d0fd26bd8f9164d3ec34ad31174a6f04531c6f2519b1fee208358ecd0",
 }
 
 _MODELS = {
@@ -116,13 +123,12 @@ _ENCODING_OF_PREFIX = {
 
 
 def list_encoding_names() -> list[str]:
-    """The names that `get_encoding` knows."""
-    return list(ENCODINGS)
+    """The names that `get_encoding` knows: tiktoken's, then ours."""
+    return [*ENCODINGS, *SHIPPED]
 
 
-@cache
-def get_encoding(name: str, *, cache_mb: int = 64) -> Tokenizer:
-    """The tokenizer of a published vocabulary, such as "gpt2", "cl100k_base" or "o200k_base".
+def get_encoding(encoding_name: str, *, cache_mb: int = 64) -> Encoding:
+    """The tokenizer of a vocabulary by name, such as "bpetok_32k", "gpt2", "cl100k_base" or "o200k_base".
 
     It is made once and then kept. `cache_mb`: as `Tokenizer`.
 
@@ -130,13 +136,20 @@ def get_encoding(name: str, *, cache_mb: int = 64) -> Tokenizer:
         EncodingError: no encoding has the name.
         UnavailableError: its file is not on this machine and cannot be downloaded; says which file to put where.
     """
-    if name not in ENCODINGS:
-        near = difflib.get_close_matches(str(name), ENCODINGS, n=1)
+    names = list_encoding_names()
+    if not isinstance(encoding_name, str) or encoding_name not in names:
+        near = difflib.get_close_matches(str(encoding_name), names, n=1)
         raise EncodingError(
-            f"encoding: must be one of {', '.join(ENCODINGS)}, got {name!r}",
+            f"encoding: must be one of {', '.join(names)}, got {encoding_name!r}",
             hint=f"did you mean {near[0]!r}?" if near else "a tokenizer file is read by bpetok.load(path)",
         )
-    return Tokenizer(_vocab(name, _contents(name, ENCODINGS[name].file)), cache_mb=cache_mb)
+    return _made(encoding_name, cache_mb)
+
+
+@cache
+def _made(name: str, cache_mb: int) -> Encoding:
+    vocab = _shipped_vocab(name) if name in SHIPPED else _vocab(name, _contents(name, ENCODINGS[name].file))
+    return Encoding._of(vocab, cache_mb)
 
 
 def encoding_name_for_model(model_name: str) -> str:
@@ -155,7 +168,7 @@ def encoding_name_for_model(model_name: str) -> str:
     )
 
 
-def encoding_for_model(model_name: str) -> Tokenizer:
+def encoding_for_model(model_name: str) -> Encoding:
     """The tokenizer that one of OpenAI's models uses; raises as `encoding_name_for_model` and `get_encoding`."""
     return get_encoding(encoding_name_for_model(model_name))
 
@@ -184,6 +197,56 @@ def _vocab(name: str, contents: bytes) -> Vocab:
     provenance = {"read from": encoding.file.url, "sha256": encoding.file.sha256}
     ranks = RankTable(_core.Ranks(contents, encoding.file.url))
     return Vocab.of_known_file(ranks, encoding.special_tokens, encoding.pattern, name, provenance)
+
+
+class _ShippedMerges(MergeList):
+    """The merges in a file of ours; they are read when somebody looks."""
+
+    def __init__(self, written: bytes, count: int) -> None:
+        """Takes the JSON, and how many there are."""
+        self._written, self._count = written, count
+
+    @cached_property
+    def _tuple(self) -> tuple[Pair, ...]:
+        import json
+
+        return tuple((left, right) for left, right in json.loads(self._written))
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def shipped_folder() -> Path:
+    """The folder of the vocabularies that are installed with bpetok.
+
+    It is beside the core, in editable installs too; `importlib.resources` says the same, but costs 20 ms to import.
+    """
+    return Path(str(_core.__file__)).with_name("vocabularies")
+
+
+def _shipped_vocab(name: str) -> Vocab:
+    """What `bpetok.load` gives of the file, whose sha256 says that nothing needs to be checked again.
+
+    The format has a key a line, and the tokens in the order of their ids, so the core can read them as ranks.
+    """
+    import json
+
+    path = shipped_folder() / f"{name}.bpetok"
+    contents = path.read_bytes() if path.is_file() else b""
+    if not _has_sha256(contents, SHIPPED[name]):
+        found = "another file" if contents else "nothing"
+        raise UnavailableError(
+            f"{path}: must be the file that came with bpetok, got {found}", hint="install bpetok again"
+        )
+    lines = (line.rstrip(b",").split(b": ", 1) for line in contents.splitlines()[1:-1])
+    written = {key.strip(b'"').decode(): value for key, value in lines}
+    tokens = written["tokens"][2:-2].split(b'","')
+    ranks = RankTable(_core.Ranks(b"".join(b"%s %d\n" % (token, i) for i, token in enumerate(tokens)), str(path)))
+    merges = _ShippedMerges(written["merges"], len(tokens) - 256)
+    special_tokens, pattern, provenance = (
+        json.loads(written[key]) for key in ("special_tokens", "pattern", "provenance")
+    )
+    return Vocab.of_known_file(ranks, special_tokens, pattern, name, provenance, merges)
 
 
 def _contents(name: str, file: RankFile) -> bytes:

@@ -13,9 +13,10 @@ r"""The split patterns: how text is cut into pretokens before merging.
 | `none` | no split: a text is one pretoken | |
 
 They run on hand-written scanners in the core, pinned to Unicode 16.0, and so do their other spellings that are known
-to be the same function (`OTHER_SPELLINGS`); those of llama.cpp whose contractions know ASCII's letters alone are
-functions of their own, named `…_ascii`. A pattern is recognised by its exact text and never guessed: any other regular
-expression goes through the `regex` module as it is installed.
+to be the same function (`OTHER_SPELLINGS`). Those named `…_ascii`, whose contractions know ASCII's letters alone, are
+functions of their own; so is what llama.cpp runs for gpt-4o, which `bpetok.formats.gguf` spells out. A pattern is
+recognised by its exact text and never guessed: any other regular expression goes through the `regex` module as it is
+installed.
 
 `gpt4` and `llama3` differ in one thing: to `gpt4` the blanks at a text's end are one pretoken, `llama3` cuts them
 behind the last newline.
@@ -38,7 +39,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from bpetok._core import char_class, unicode_version
 from bpetok.errors import PatternError
@@ -46,6 +47,9 @@ from bpetok.text import Text, as_bytes
 
 if TYPE_CHECKING:
     import regex
+
+Pattern: TypeAlias = str | tuple[str, ...] | None
+"""A name, a regular expression, several expressions one after the other, or None for no split."""
 
 _ANY_CASE = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _ASCII_CASE = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
@@ -103,20 +107,25 @@ class SplitPattern:
     """A way to cut text.
 
     Attributes:
-        regex: the regular expression, None for no split.
+        regex: the regular expression, or several; None for no split.
         name: the short name, where it has one.
         scanner: the core's scanner that obeys it, None where the `regex` module has to do it.
         unicode_version: which Unicode data decides what a letter is; None where none is asked.
     """
 
-    regex: str | None
+    regex: Pattern
     name: str | None
     scanner: str | None
     unicode_version: str | None
 
     def __str__(self) -> str:
         """The name, or the expression itself."""
-        return self.name or self.regex or "none"
+        return self.name or " then ".join(self.steps) or "none"
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The expressions, mostly one: each cuts what those before it left. None for no split."""
+        return (self.regex,) if isinstance(self.regex, str) else self.regex or ()
 
 
 _AT_ONCE = 1 << 20  # bytes of text that the `regex` module may take without a pause, for Ctrl-C and memory
@@ -134,16 +143,19 @@ _ALIASES = {
 _BY_NAME = {"none": _NONE} | _NAMED | {alias: _NAMED[name] for name, aliases in _ALIASES.items() for alias in aliases}
 
 
-def resolve(pattern: str | None) -> SplitPattern:
-    """The split pattern that a name, a regular expression or None stands for.
+def resolve(pattern: Pattern) -> SplitPattern:
+    """The split pattern that a name, a regular expression, several expressions or None stand for.
 
-    An expression is recognised as a named pattern only by its exact spelling.
+    An expression is recognised as a named pattern only by its exact spelling. Of several, the first cuts the text, and
+    each further one cuts the pretokens that those before it made, each as if it stood alone. (DeepSeek's.)
 
     Raises:
         PatternError: the text looks like a name but is none, or does not compile.
     """
     if pattern is None:
         return _NONE
+    if not isinstance(pattern, str):
+        return _resolve_steps(pattern)
     if pattern in _BY_NAME:
         return _BY_NAME[pattern]
     if pattern in _BY_SPELLING:
@@ -158,6 +170,16 @@ def resolve(pattern: str | None) -> SplitPattern:
     return SplitPattern(pattern, None, None, "regex module")
 
 
+def _resolve_steps(steps: tuple[str, ...]) -> SplitPattern:
+    if len(steps) == 1:
+        return resolve(steps[0])
+    resolved = [resolve(step).regex for step in steps]
+    expressions = tuple(step for step in resolved if isinstance(step, str))
+    if len(expressions) != len(steps) or not steps:
+        raise PatternError(f"pattern: each of several must be a name or a regular expression, got {steps!r}")
+    return SplitPattern(expressions, None, None, "regex module")
+
+
 @lru_cache(maxsize=32)
 def compile_regex(expression: str) -> regex.Pattern[str]:
     """The expression, compiled by the `regex` module.
@@ -167,10 +189,12 @@ def compile_regex(expression: str) -> regex.Pattern[str]:
     """
     import regex
 
+    if as_bytes(expression).decode() != expression:
+        raise PatternError(f"pattern: must be text without lone surrogates, got {expression!r:.200}")
     try:
         compiled: regex.Pattern[str] = regex.compile(expression)
     except (regex.error, RecursionError) as error:
-        raise PatternError(f"pattern: {expression!r} does not compile: {error}") from error
+        raise PatternError(f"pattern: {expression!r:.200} does not compile: {error!s:.200}") from error
     if compiled.flags & regex.REVERSE:
         raise PatternError(f"pattern: must not search backwards, got {expression!r}", hint="leave out (?r)")
     return compiled
@@ -183,7 +207,7 @@ def pinned(pattern: SplitPattern) -> regex.Pattern[str]:
     So the letters of a named pattern are the same ones whatever Unicode data the installed `regex` has. Slower than
     the `\\p` that it replaces: this is for `reference.py`.
     """
-    assert pattern.regex is not None
+    assert isinstance(pattern.regex, str)
     if pattern.name is None:
         return compile_regex(pattern.regex)
     class_or_set = re.compile(r"\[[^]]*\]|\\p\{\w+\}")
@@ -229,6 +253,11 @@ def _matches_and_gaps(expression: regex.Pattern[str], text: str) -> Iterator[str
         yield text[end:]
 
 
+def _cut_each(expression: regex.Pattern[str], texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        yield from _matches_and_gaps(expression, text)
+
+
 def pieces(pattern: SplitPattern, data: bytes) -> Iterable[str] | Iterable[bytes]:
     """As `cut_text`, but a long text is cut as one goes, not at once."""
     if len(data) < _AT_ONCE:
@@ -237,8 +266,10 @@ def pieces(pattern: SplitPattern, data: bytes) -> Iterable[str] | Iterable[bytes
         text = data.decode()
     except UnicodeDecodeError:
         return cut_text(pattern, data)
-    assert pattern.regex is not None
-    return _matches_and_gaps(compile_regex(pattern.regex), text)
+    pretokens: Iterable[str] = [text]
+    for step in pattern.steps:
+        pretokens = _cut_each(compile_regex(step), pretokens)
+    return pretokens
 
 
 def cut_text(pattern: SplitPattern, text: Text) -> list[str] | list[bytes]:
@@ -251,12 +282,19 @@ def cut_text(pattern: SplitPattern, text: Text) -> list[str] | list[bytes]:
     if pattern.regex is None or pattern.scanner is not None:
         return split(pattern.regex, text)
     try:
-        readable = as_bytes(text).decode() if isinstance(text, str) else bytes(text).decode()
+        readable = as_bytes(text).decode()
     except UnicodeDecodeError:
         return split(pattern.regex, text)
-    expression = compile_regex(pattern.regex)
+    pretokens = [readable] if readable else []
+    for step in pattern.steps:
+        pretokens = [part for pretoken in pretokens for part in _cut_fast(compile_regex(step), pretoken)]
+    return pretokens
+
+
+def _cut_fast(expression: regex.Pattern[str], text: str) -> list[str]:
+    """As `cut`; faster where the expression skips nothing."""
     if expression.groups == 0:
-        found: list[str] = expression.findall(readable)
-        if sum(map(len, found)) == len(readable):
+        found: list[str] = expression.findall(text)
+        if sum(map(len, found)) == len(text):
             return found
-    return cut(expression, readable)
+    return cut(expression, text)

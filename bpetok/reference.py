@@ -121,7 +121,22 @@ def _merge_rank(parts: list[bytes], rank: float, ranks: Mapping[bytes, int]) -> 
     return merged + parts[i:]
 
 
-def split(pattern: str | None, text: Text) -> list[bytes]:
+def merge_by_list(ids: list[int], merges: Mapping[Pair, int]) -> list[int]:
+    """What the listed merges leave of ids: the earliest of the list first, the leftmost of equal ones.
+
+    These are Hugging Face's semantics; those above are tiktoken's. `merges`: pair -> id, in order.
+
+    >>> merge_by_list([0, 1, 2], {(1, 2): 4, (0, 1): 3})
+    [0, 4]
+    """
+    order = {pair: place for place, pair in enumerate(merges)}
+    while places := [(order[pair], at) for at, pair in enumerate(pairwise(ids)) if pair in order]:
+        _, at = min(places)
+        ids = [*ids[:at], merges[ids[at], ids[at + 1]], *ids[at + 2 :]]
+    return ids
+
+
+def split(pattern: patterns.Pattern, text: Text) -> list[bytes]:
     r"""The pretokens of a text, which cover every byte of it.
 
     Text that the pattern skips is a pretoken of its own. So is each maximal run of bytes that are not UTF-8; the
@@ -135,14 +150,17 @@ def split(pattern: str | None, text: Text) -> list[bytes]:
     data = as_bytes(text)
     if pattern is None:
         return [data] if data else []
-    expression = patterns.pinned(patterns.resolve(pattern))
+    expressions = [patterns.pinned(patterns.resolve(step)) for step in patterns.resolve(pattern).steps]
     pretokens = []
     # Bytes that are no UTF-8 decode, one by one, to the lone surrogates U+DC80 to U+DCFF.
     for part in re.split("([\udc80-\udcff]+)", data.decode("utf-8", "surrogateescape")):
         if "\udc80" <= part[:1] <= "\udcff":
             pretokens.append(part.encode("utf-8", "surrogateescape"))
         else:
-            pretokens += [piece.encode() for piece in patterns.cut(expression, part)]
+            pieces = [part]
+            for expression in expressions:
+                pieces = [cut for piece in pieces for cut in patterns.cut(expression, piece)]
+            pretokens += [piece.encode() for piece in pieces if piece]
     return pretokens
 
 

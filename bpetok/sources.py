@@ -137,8 +137,9 @@ def _files_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    for root, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(root) / name for name in names)
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root) / name for name in names if not name.startswith("."))
 
 
 _PACKED = {".gz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
@@ -146,6 +147,8 @@ _PACKED = {".gz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc", ".zst": "zst
 
 def expand(paths: Sequence[str | Path]) -> list[Path]:
     """The files named; a folder stands for the `.txt`, `.jsonl` and `.parquet` files below it, sorted by name.
+
+    Hidden files and folders, whose names begin with a dot, are left out.
 
     Raises:
         DataError: a file is not there, or a folder holds no such file.

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, cast, get_args
 from bpetok import _core, memory, sources
 from bpetok.counts import PretokenCounts, batches
 from bpetok.errors import DataError, IncompatibleError, MemoryLimitError, VocabError
+from bpetok.patterns import Pattern
 from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
 from bpetok.threads import threads_or_all
 from bpetok.tokenizer import Tokenizer
@@ -42,7 +43,7 @@ def train(
     source: Source,
     vocab_size: int,
     *,
-    pattern: str | None = "gpt4",
+    pattern: Pattern = "gpt4",
     special_tokens: Iterable[str] = (),
     tie_break: TieBreak = "smallest",
     min_count: int = 1,
@@ -63,9 +64,9 @@ def train(
 
     Args:
         source: one text or many. `str` and `bytes` are text; a `pathlib.Path` names a text file, which is read in
-            pieces, a `.jsonl` or `.parquet` file of a text a row, or a `.counts` file (`PretokenCounts.save`); what is
-            open for reading bytes is one text; mappings are rows, so a split of a dataset of Hugging Face is a source
-            as it is. Or counts made before.
+            pieces, a `.jsonl` or `.parquet` file of a text a row, a `.counts` file (`PretokenCounts.save`), or a folder
+            of such files; what is open for reading bytes is one text; mappings are rows, so a split of a dataset of
+            Hugging Face is a source as it is. Or counts made before.
         vocab_size: 256 bytes and the merges; the special tokens come on top.
         pattern: how text is cut: a name of `bpetok.patterns`, a regular expression, or None. `PretokenCounts` have
             their own; files of counts must have been cut by this one.
@@ -163,6 +164,8 @@ def extend(
     if not isinstance(tok, Tokenizer):
         raise TypeError(f"extend: tok must be a Tokenizer, got {tok!r:.80}")
     base = tok.vocab
+    if base.semantics != "rank" or base.normalization:
+        raise VocabError(f"extend: the tokenizer must merge by rank and take text as it is, got {base!r}")
     _check_size(vocab_size, len(base.ranks), "those that there are")
     specials = _listed(special_tokens)
     rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
@@ -257,7 +260,7 @@ class _Work:
             _check_int("memory_limit", self.memory_limit)
         threads_or_all(self.num_threads)
 
-    def count(self, source: Source, pattern: str | None) -> PretokenCounts:
+    def count(self, source: Source, pattern: Pattern) -> PretokenCounts:
         """How often each pretoken occurs in the source."""
         self.report("scan", 0)
         if isinstance(source, PretokenCounts):
@@ -294,6 +297,10 @@ class _Work:
             self._refuse_ties_by_place()
         if isinstance(file, PretokenCounts):
             counts.merge(file)
+            return
+        if isinstance(file, Path) and file.is_dir():
+            for inside in sources.expand([file]):
+                self._count_file(counts, inside)
             return
         if isinstance(file, Path):
             sources.check_readable_as_text(file)

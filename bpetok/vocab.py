@@ -13,15 +13,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from bpetok import _core, patterns
 from bpetok.errors import UnknownIdError, VocabError
+from bpetok.patterns import Pattern
 from bpetok.text import as_bytes
 
 END_OF_TEXT = "<|endoftext|>"
 MAX_ID = (1 << 24) - 2  # kMaxId in csrc/pair_table.h
 Pair = tuple[int, int]
+Semantics = Literal["rank", "merges"]
+Normalization = Literal["NFC"]
 
 
 class RankTable(Mapping[bytes, int]):
@@ -98,17 +101,24 @@ class MergeList(Sequence[Pair]):
 class Vocab:
     """Everything that decides which ids a text has.
 
-    The merges follow from the ranks: of all neighbours whose concatenation is a token, those whose concatenation has
-    the lowest rank merge first. (tiktoken's semantics, and those of the vocabularies that bpetok trains.)
+    Which neighbours merge first, is one of two semantics. By "rank", the merges follow from the ids: of all neighbours
+    whose concatenation is a token, those whose concatenation has the lowest id merge first. (tiktoken's, and those of
+    the vocabularies that bpetok trains.) By "merges", only the listed pairs merge, the earliest of the list first.
+    (Hugging Face's and llama.cpp's.)
 
     Args:
-        ranks: the bytes of each token that merges, and its id, which is also its rank. Ids may leave gaps.
+        ranks: the bytes of each token and its id, which by "rank" is also its rank. Ids may leave gaps.
         special_tokens: the text of each token that is never merged, and its id. Two may share an id (o200k_harmony
             has such a pair), which then decodes to the one that sorts first.
-        pattern: how text is cut: a name, a regular expression or None. See `bpetok.patterns`.
+        pattern: how text is cut: a name, a regular expression, several of them one after the other, or None. See
+            `bpetok.patterns`.
         merges: the pairs of ids that training merged, in order, where they are known.
         name: what to call it; not part of its identity.
         provenance: where it comes from, as JSON values; not part of its identity.
+        semantics: "rank" or "merges", which needs the merges.
+        ignore_merges: by "merges" alone: whether a pretoken that is a token has its id, whatever the merges say.
+        normalization: "NFC" if text is brought to that form of Unicode before it is cut, and so does not come back as
+            it was; None if it is taken as it is.
 
     Raises:
         VocabError: a single byte is missing; a token is empty; an id is negative, above 16,777,214 or given to two
@@ -118,17 +128,20 @@ class Vocab:
 
     ranks: Mapping[bytes, int]
     special_tokens: Mapping[str, int] = field(default_factory=dict)
-    pattern: str | None = "gpt4"
+    pattern: Pattern = "gpt4"
     merges: Sequence[Pair] | None = None
     name: str = "bpetok"
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    semantics: Semantics = "rank"
+    ignore_merges: bool = False
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         """Freezes and checks."""
         object.__setattr__(self, "ranks", MappingProxyType(dict(self.ranks)))
         object.__setattr__(self, "special_tokens", MappingProxyType(dict(self.special_tokens)))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
-        object.__setattr__(self, "merges", None if self.merges is None else tuple(self.merges))
+        object.__setattr__(self, "merges", None if self.merges is None else _pairs(self.merges))
         object.__setattr__(self, "pattern", patterns.resolve(self.pattern).regex)
         self._check_texts()
         self._check_tokens()
@@ -137,20 +150,27 @@ class Vocab:
             if text.encode() in self.ranks:
                 raise _also_merges(text)
         self._check_merges()
+        self._check_manners()
 
     @classmethod
     def of_known_file(
-        cls, ranks: RankTable, special_tokens: Mapping[str, int], pattern: str, name: str, provenance: Mapping[str, Any]
+        cls,
+        ranks: RankTable,
+        special_tokens: Mapping[str, int],
+        pattern: Pattern,
+        name: str,
+        provenance: Mapping[str, Any],
+        merges: Sequence[Pair] | None = None,
     ) -> Vocab:
         """The vocabulary of a file whose sha256 is that of a published one: what the class checks is known to hold."""
-        return cls._unchecked(ranks, special_tokens, pattern, None, name, provenance)
+        return cls._unchecked(ranks, special_tokens, pattern, merges, name, provenance)
 
     @classmethod
     def of_training(
         cls,
         made: _core.Ranks,
         special_tokens: Iterable[str],
-        pattern: str | None,
+        pattern: Pattern,
         name: str,
         provenance: Mapping[str, Any],
     ) -> Vocab:
@@ -169,7 +189,7 @@ class Vocab:
         cls,
         ranks: RankTable,
         special_tokens: Mapping[str, int],
-        pattern: str | None,
+        pattern: Pattern,
         merges: Sequence[Pair] | None,
         name: str,
         provenance: Mapping[str, Any],
@@ -182,6 +202,9 @@ class Vocab:
             "merges": merges,
             "name": name,
             "provenance": MappingProxyType(dict(provenance)),
+            "semantics": "rank",
+            "ignore_merges": False,
+            "normalization": None,
         }
         for part, value in parts.items():
             object.__setattr__(vocab, part, value)
@@ -201,7 +224,8 @@ class Vocab:
         ids = [*self.ranks.values(), *self.special_tokens.values()]
         for value in (min(ids), max(ids)):
             if not 0 <= value <= MAX_ID:
-                raise VocabError(f"vocab: an id must be in 0 to {MAX_ID}, got {value}")
+                got = value if value.bit_length() < 128 else f"one of {value.bit_length():,} bits"
+                raise VocabError(f"vocab: an id must be in 0 to {MAX_ID}, got {got}")
         ids = [*self.ranks.values(), *set(self.special_tokens.values())]
         if len(self._by_id) != len(ids):
             twice, _ = Counter(ids).most_common(1)[0]
@@ -217,12 +241,33 @@ class Vocab:
             if left not in token_of or right not in token_of or token_of[left] + token_of[right] not in ranks:
                 raise VocabError(f"vocab: a merge must make a token, got ({left}, {right})")
 
+    def _check_manners(self) -> None:
+        if self.semantics not in ("rank", "merges"):
+            raise VocabError(f"vocab: semantics must be 'rank' or 'merges', got {self.semantics!r}")
+        if self.normalization not in (None, "NFC"):
+            raise VocabError(f"vocab: normalization must be 'NFC' or None, got {self.normalization!r}")
+        if self.semantics == "rank" and self.ignore_merges:
+            raise VocabError("vocab: ignore_merges must be False by rank, where there are no merges to ignore")
+        if self.semantics == "merges" and self.merges is None:
+            raise VocabError("vocab: merges must be given where semantics is 'merges'")
+        if self.semantics == "merges" and len(set(self.merges or ())) != len(self.merges or ()):
+            twice, _ = Counter(self.merges or ()).most_common(1)[0]
+            raise VocabError(f"vocab: a merge must stand once, got {twice} again")
+
+    @property
+    def _manners(self) -> dict[str, Any]:
+        return {
+            "semantics": self.semantics,
+            "ignore_merges": self.ignore_merges,
+            "normalization": self.normalization,
+        }
+
     @classmethod
     def from_merges(
         cls,
         merges: Sequence[Pair],
         *,
-        pattern: str | None,
+        pattern: Pattern,
         special_tokens: Iterable[str] = (),
         name: str = "bpetok",
         provenance: Mapping[str, Any] | None = None,
@@ -282,7 +327,7 @@ class Vocab:
         """Pickles by value."""
         merges = None if self.merges is None else list(self.merges)
         parts = (dict(self.ranks), dict(self.special_tokens), self.pattern, merges, self.name, dict(self.provenance))
-        return type(self), parts
+        return _rebuild, (type(self), parts, self._manners)
 
     def __repr__(self) -> str:
         """Name, size and the start of the fingerprint."""
@@ -292,11 +337,6 @@ class Vocab:
     def split(self) -> patterns.SplitPattern:
         """The split pattern, resolved."""
         return patterns.resolve(self.pattern)
-
-    @property
-    def semantics(self) -> str:
-        """Which neighbours merge first: "rank" is by the rank of the result."""
-        return "rank"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -311,12 +351,19 @@ class Vocab:
             for part in parts:
                 digest.update(len(part).to_bytes(8, "little") + part)
 
-        feed((self.pattern or "").encode(), (self.split.unicode_version or "").encode(), self.semantics.encode())
+        steps = (self.pattern,) if isinstance(self.pattern, str) else self.pattern or ("",)
+        feed("\0".join(steps).encode(), (self.split.unicode_version or "").encode(), self.semantics.encode())
         for token_id, token in sorted((rank, token) for token, rank in self.ranks.items()):
             feed(token_id.to_bytes(4, "little"), token)
         feed(b"special tokens")
         for token_id, text in sorted((special, text) for text, special in self.special_tokens.items()):
             feed(token_id.to_bytes(4, "little"), text.encode())
+        if self.semantics == "merges":
+            feed(b"merges", b"ignored for tokens" if self.ignore_merges else b"")
+            for pair in self.merges or ():
+                feed(*(token_id.to_bytes(4, "little") for token_id in pair))
+        if self.normalization:
+            feed(b"normalization", self.normalization.encode())
         return digest.hexdigest()
 
     def recover_merges(self) -> list[Pair]:
@@ -341,6 +388,17 @@ class Vocab:
                 merges.append((parts[0], parts[1]))
             lower[token] = rank
         return merges
+
+
+def _pairs(merges: Iterable[Iterable[int]]) -> tuple[Pair, ...]:
+    try:
+        return tuple([(left, right) for left, right in merges])
+    except (TypeError, ValueError):
+        raise VocabError("vocab: merges must be pairs of ids") from None
+
+
+def _rebuild(kind: type[Vocab], parts: Sequence[Any], manners: Mapping[str, Any]) -> Vocab:
+    return kind(*parts, **manners)
 
 
 def _also_merges(special: str) -> VocabError:

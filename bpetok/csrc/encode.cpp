@@ -171,9 +171,8 @@ class Encoder::Lease {
     std::unique_ptr<Workspace> workspace_;
 };
 
-Encoder::Encoder(const std::vector<Token>& tokens, std::span<const Merge> merges, Pattern pattern,
-                 std::size_t cache_bytes)
-    : tables_(tokens, merges, pattern, cache_bytes) {}
+Encoder::Encoder(const std::vector<Token>& tokens, MergeTable merges, Pattern pattern, std::size_t cache_bytes)
+    : tables_(tokens, std::move(merges), pattern, cache_bytes) {}
 
 void Encoder::encode(const Text& text, const SpecialRules& rules, IdBuffer& ids) const {
     if (ids.size() == 0 && text.memory() >= kLongText) ids = room_for(text.memory());
@@ -189,12 +188,10 @@ std::size_t Encoder::count(const Text& text) const { return Lease(*this, text.me
 
 std::size_t Encoder::encode_stable(Bytes text, IdBuffer& ids) const {
     Lease lease(*this, text.size());
-    if (const std::size_t border = last_sure_border(pattern(), text); border > 0) {
-        lease.encode_ordinary(Text(text.substr(0, border)), ids);
-        return border;
-    }
-    return for_each_stable_pretoken(pattern(), text,
-                                    [&](Bytes pretoken) { lease.workspace().encode_pretoken(pretoken, ids); });
+    const std::size_t border = last_sure_border(pattern(), text);
+    lease.encode_ordinary(Text(text.substr(0, border)), ids);
+    return border + for_each_stable_pretoken(pattern(), text.substr(border),
+                                             [&](Bytes pretoken) { lease.workspace().encode_pretoken(pretoken, ids); });
 }
 
 void Encoder::encode_pretokens(std::span<const Bytes> pretokens, IdBuffer& ids) const {

@@ -32,9 +32,8 @@ void recycle(IdBuffer&& ids) noexcept;
 // Encodes text with one vocabulary and one pattern; any thread may use it. Ids do not depend on the caches.
 class Encoder {
   public:
-    // `merges`: as MergeTable. `cache_bytes`: what the caches of one thread may take; 0 for none. Throws VocabError as
-    // MergeTable does.
-    Encoder(const std::vector<Token>& tokens, std::span<const Merge> merges, Pattern pattern, std::size_t cache_bytes);
+    // `tokens`: those of the table. `cache_bytes`: what the caches of one thread may take; 0 for none.
+    Encoder(const std::vector<Token>& tokens, MergeTable merges, Pattern pattern, std::size_t cache_bytes);
 
     // Appends the ids of a whole text; see PretokenCursor for what is not UTF-8. Special tokens that the rules do not
     // name are text. Throws RefusedSpecial.

@@ -1,7 +1,9 @@
 #include "merges.h"
 
 #include <algorithm>
-#include <queue>
+
+#include "heap_merge.h"
+#include "merge_list.h"
 
 namespace bpetok {
 namespace {
@@ -64,6 +66,19 @@ MergeTable::MergeTable(const std::vector<Token>& tokens, std::span<const Merge> 
         add_group(std::span(longer).subspan(begin, std::min(kMergeGroup, longer.size() - begin)), sorted, all);
 }
 
+MergeTable::MergeTable(OrderedTokens ordered, bool ignore_merges) : MergeTable(ordered.tokens, ordered.merges) {
+    given_ = std::move(ordered.given);
+    sizes_.assign(*std::max_element(given_.begin(), given_.end()) + std::size_t{1}, 0);
+    for (const Token& token : ordered.tokens) sizes_[given_[token.id]] = static_cast<std::uint32_t>(token.bytes.size());
+    for (const auto& [bytes, id] : ordered.unreachable) {
+        if (ignore_merges) {
+            unreachable_.emplace(bytes, id);
+        } else {
+            never_.emplace(bytes);
+        }
+    }
+}
+
 // A token is made from one pair only: the two parts that merging its bytes by the tokens before it leaves, since no
 // merge across its borders has a say in that. Several are merged at once: where two parts are left without the group's
 // own tokens, those would not have changed them.
@@ -100,9 +115,15 @@ void MergeTable::add(const Token& token, const std::vector<Token>& tokens, Token
     if (n == 2) return add_pair(token, parts[0], parts[1]);
     if (n == 1 || !unreachable_.emplace(bytes, id).second)
         throw VocabError("vocab: a token must have one id, got two for " + quoted(bytes));
-    if (all.empty())
-        for (const Token& other : tokens) all.emplace(other.bytes, other.id);
-    for (std::size_t cut = 1; cut < bytes.size(); ++cut) {
+    if (all.empty()) {
+        for (const Token& other : tokens) {
+            all.emplace(other.bytes, other.id);
+            token_sizes_.insert(other.bytes.size());
+        }
+    }
+    for (const std::size_t cut : token_sizes_) {
+        if (cut >= bytes.size()) break;
+        if (!token_sizes_.contains(bytes.size() - cut)) continue;
         const auto left = all.find(bytes.substr(0, cut)), right = all.find(bytes.substr(cut));
         if (left != all.end() && right != all.end())
             unreachable_pairs_.insert(PairMap::key(left->second, right->second), id);
@@ -112,6 +133,7 @@ void MergeTable::add(const Token& token, const std::vector<Token>& tokens, Token
 std::vector<Bytes> MergeTable::unreachable() const {
     std::vector<Bytes> tokens;
     for (const auto& [token, id] : unreachable_) tokens.push_back(token);
+    for (const std::string& token : never_) tokens.push_back(token);
     return tokens;
 }
 
@@ -122,15 +144,25 @@ Id MergeTable::find_unreachable(Bytes pretoken) const {
 }
 
 std::size_t MergeTable::merge(Bytes pretoken, Id* ids) const {
-    if (pretoken.size() > kShortPretoken) return merge_by_heap(pretoken, ids);
     Merged merged;
-    tier_in_use().merge(*this, {&pretoken, 1}, &merged);
-    std::copy(merged.ids.begin(), merged.ids.begin() + static_cast<std::ptrdiff_t>(merged.size), ids);
+    if (pretoken.size() > kShortPretoken) {
+        merged.size = merge_long(pretoken, ids);
+    } else {
+        tier_in_use().merge(*this, {&pretoken, 1}, &merged);
+        std::copy_n(merged.ids.begin(), merged.size, ids);
+    }
+    give_ids({ids, merged.size});
     return merged.size;
+}
+
+void MergeTable::give_ids(std::span<Id> ids) const {
+    if (given_.empty()) return;
+    for (Id& id : ids) id = given_[id];
 }
 
 void MergeTable::encode_group(std::span<const Bytes> pretokens, Merged* merged) const {
     tier_in_use().merge(*this, pretokens, merged);
+    for (std::size_t i = 0; i < pretokens.size(); ++i) give_ids({merged[i].ids.data(), merged[i].size});
     if (unreachable_.empty()) return;
     for (std::size_t i = 0; i < pretokens.size(); ++i) {
         const Id whole = find_unreachable(pretokens[i]);
@@ -140,47 +172,13 @@ void MergeTable::encode_group(std::span<const Bytes> pretokens, Merged* merged) 
     }
 }
 
-std::size_t MergeTable::merge_by_heap(Bytes pretoken, Id* ids) const {
-    struct Part {
-        Id id;
-        std::size_t previous, next;  // n and beyond: there is none
+std::size_t MergeTable::merge_long(Bytes pretoken, Id* ids) const {
+    for (std::size_t i = 0; i < pretoken.size(); ++i) ids[i] = byte_id(pretoken[i]);
+    const auto candidate_of = [&](Id left, Id right) {
+        const Id id = merged(left, right, pairs_.place_of(left, right));
+        return Candidate{id, id};
     };
-    struct Candidate {
-        Id merged;
-        std::size_t left;
-        Id left_id, right_id;  // as they were; a candidate whose parts have changed is void
-        bool operator>(const Candidate& other) const {
-            return merged != other.merged ? merged > other.merged : left > other.left;
-        }
-    };
-    const std::size_t n = pretoken.size();
-    std::vector<Part> parts(n);
-    std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
-    const auto offer = [&](std::size_t left) {
-        const std::size_t right = parts[left].next;
-        if (right >= n) return;
-        const Id id = merged(parts[left].id, parts[right].id, pairs_.place_of(parts[left].id, parts[right].id));
-        if (id != kNoId) queue.push({id, left, parts[left].id, parts[right].id});
-    };
-    for (std::size_t i = 0; i < n; ++i)
-        parts[i] = {byte_ids_[static_cast<unsigned char>(pretoken[i])], i == 0 ? n : i - 1, i + 1};
-    for (std::size_t i = 0; i + 1 < n; ++i) offer(i);
-    while (!queue.empty()) {
-        const Candidate best = queue.top();
-        queue.pop();
-        Part& left = parts[best.left];
-        if (left.id != best.left_id || left.next >= n || parts[left.next].id != best.right_id) continue;
-        Part& right = parts[left.next];
-        right.id = kNoId;  // gone: no candidate can match it any more
-        left.id = best.merged;
-        left.next = right.next;
-        if (left.next < n) parts[left.next].previous = best.left;
-        offer(best.left);
-        if (left.previous < n) offer(left.previous);
-    }
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < n; i = parts[i].next) ids[count++] = parts[i].id;
-    return count;
+    return merge_by_heap(std::span(ids, pretoken.size()), candidate_of).size;
 }
 
 }  // namespace bpetok

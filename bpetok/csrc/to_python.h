@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "counts.h"
 #include "encode.h"
 
 namespace nb = nanobind;
@@ -128,26 +127,6 @@ class Integers {
 
     std::vector<PyObject*> made_;
 };
-
-nb::list count_items(const PretokenCounts& self) {
-    nb::list out;
-    for (std::size_t i = 0; i < self.size(); ++i)
-        out.append(nb::make_tuple(to_bytes(self.item(i).pretoken), self.item(i).count));
-    return out;
-}
-
-nb::tuple counts_to_arrays(const PretokenCounts& self) {
-    std::vector<std::uint8_t> pretokens;
-    std::vector<std::int64_t> sizes, counts;
-    pretokens.reserve(self.distinct_bytes());
-    for (std::size_t i = 0; i < self.size(); ++i) {
-        const auto [pretoken, count] = self.item(i);
-        pretokens.insert(pretokens.end(), pretoken.begin(), pretoken.end());
-        sizes.push_back(static_cast<std::int64_t>(pretoken.size()));
-        counts.push_back(count);
-    }
-    return nb::make_tuple(to_numpy(std::move(pretokens)), to_numpy(std::move(sizes)), to_numpy(std::move(counts)));
-}
 
 }  // namespace
 }  // namespace bpetok

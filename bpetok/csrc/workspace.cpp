@@ -20,13 +20,13 @@ std::size_t short_slots(std::size_t bytes) { return std::bit_floor(bytes / 2 / s
 
 }  // namespace
 
-Tables::Tables(const std::vector<Token>& tokens, std::span<const Merge> known, Pattern pattern, std::size_t bytes)
-    : merges(tokens, known), scan(pattern, tokens, merges.unreachable()), cache_bytes(bytes) {
+Tables::Tables(const std::vector<Token>& tokens, MergeTable table, Pattern pattern, std::size_t bytes)
+    : merges(std::move(table)), scan(pattern, tokens, merges.unreachable()), cache_bytes(bytes) {
     std::size_t total = 0;
     for (const Token& token : tokens) total += token.bytes.size();
     arena.reserve(total);  // so that the views into it stay valid
     for (const Token& token : tokens) {
-        if (token.bytes.size() > PretokenKey::kMaxShort) continue;
+        if (token.bytes.size() > PretokenKey::kMaxShort || merges.is_never_found(token.bytes)) continue;
         seeds.push_back({{arena.data() + arena.size(), token.bytes.size()}, token.id});
         arena += token.bytes;
     }

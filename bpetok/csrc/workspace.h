@@ -17,8 +17,8 @@ namespace bpetok {
 
 // What all workspaces of an encoder share. Immutable.
 struct Tables {
-    // Throws VocabError as MergeTable does.
-    Tables(const std::vector<Token>& tokens, std::span<const Merge> merges, Pattern pattern, std::size_t cache_bytes);
+    // `tokens`: those of the table.
+    Tables(const std::vector<Token>& tokens, MergeTable table, Pattern pattern, std::size_t cache_bytes);
 
     MergeTable merges;
     ScanTable scan;

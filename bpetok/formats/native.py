@@ -3,11 +3,13 @@
 ```
 {
 "format": "bpetok",
+"ignore_merges": true,          only where a pretoken that is a token has its id, whatever the merges say
 "merges": [[97, 98], …]         pairs of ids in the order of training; null where they are not known
 "name": "my",
-"pattern": "…",                 the split expression in full; null for no split
+"normalization": "NFC",         only where text is normalized before it is cut
+"pattern": "…",                 the split expression in full, an array of several, or null for no split
 "provenance": {…},
-"semantics": "rank",
+"semantics": "rank",            or "merges"
 "sha256": "…",                  over all other keys, as compact JSON with sorted keys
 "special_tokens": {"<|endoftext|>": 257},
 "tokens": ["AA==", …],          base64 of the bytes of each id, in order; null where no token that merges has the id
@@ -27,20 +29,24 @@ from types import NoneType
 from typing import Any
 
 from bpetok.errors import CorruptionError, FormatError
-from bpetok.files import write_atomically
+from bpetok.formats import documents, probe
+from bpetok.patterns import Pattern
 from bpetok.vocab import Vocab
 
+NAME = "bpetok"
 SUFFIX = ".bpetok"
 VERSION = 1
 _KEYS: dict[str, tuple[type, ...]] = {
     "merges": (list, NoneType),
     "name": (str,),
-    "pattern": (str, NoneType),
+    "pattern": (str, list, NoneType),
     "provenance": (dict,),
+    "semantics": (str,),
     "special_tokens": (dict,),
     "tokens": (list,),
     "unicode": (str, NoneType),
 }
+_OTHER_KEYS = {"format", "ignore_merges", "normalization", "sha256", "version"}
 
 
 def recognises(head: bytes) -> bool:
@@ -49,7 +55,11 @@ def recognises(head: bytes) -> bool:
 
 
 def write(vocab: Vocab, path: Path) -> None:
-    """Writes the vocabulary; the file appears whole or not at all."""
+    """Writes the vocabulary; the file appears whole or not at all.
+
+    Raises:
+        FormatError: what is written is not what is read again, as where the provenance holds what JSON does not.
+    """
     tokens: list[str | None] = [None] * (max(vocab.ranks.values()) + 1)
     for token, token_id in vocab.ranks.items():
         tokens[token_id] = base64.b64encode(token).decode()
@@ -65,9 +75,17 @@ def write(vocab: Vocab, path: Path) -> None:
         "special_tokens": dict(vocab.special_tokens),
         "provenance": dict(vocab.provenance),
     }
+    if vocab.ignore_merges:
+        document["ignore_merges"] = True
+    if vocab.normalization:
+        document["normalization"] = vocab.normalization
     document["sha256"] = _digest(document)
     lines = ",\n".join(f"{json.dumps(key)}: {_compact(document[key])}" for key in sorted(document))
-    write_atomically(path, f"{{\n{lines}\n}}\n".encode())
+    with probe.proven(path) as written:
+        written.write_bytes(f"{{\n{lines}\n}}\n".encode())
+        again = read(written)
+        if again != vocab:
+            raise FormatError(f"{path}: must hold {vocab!r}, got {again!r} when it was read again")
 
 
 def read(path: Path) -> Vocab:
@@ -80,21 +98,40 @@ def read(path: Path) -> Vocab:
     """
     document = _parse(path)
     recorded = document.pop("sha256", None)
-    if recorded != _digest(document):
-        raise CorruptionError(
-            f"{path}: sha256 must be {recorded}, got {_digest(document)}", hint="the file was altered"
-        )
-    vocab = Vocab(
+    try:
+        digest = _digest(document)
+    except RecursionError as error:
+        raise FormatError(f"{path}: must be a JSON document of a few levels, got: {error}") from error
+    if recorded != digest:
+        raise CorruptionError(f"{path}: sha256 must be {recorded!s:.64}, got {digest}", hint="the file was altered")
+    parts = (
         _ranks(document["tokens"], path),
         _special_tokens(document["special_tokens"], path),
-        document["pattern"],
+        _pattern(document["pattern"], path),
         _merges(document["merges"], path),
-        document["name"],
-        document["provenance"],
     )
+    with documents.naming(path):
+        vocab = Vocab(
+            *parts,
+            document["name"],
+            document["provenance"],
+            document["semantics"],
+            ignore_merges=document.get("ignore_merges", False),
+            normalization=document.get("normalization"),
+        )
     if vocab.split.unicode_version != document["unicode"]:
         raise FormatError(f"{path}: unicode must be {vocab.split.unicode_version}, got {document['unicode']}")
     return vocab
+
+
+def _pattern(pattern: str | list[Any] | None, path: Path) -> Pattern:
+    if pattern is None:
+        return None
+    steps = [pattern] if isinstance(pattern, str) else pattern
+    if not all(isinstance(step, str) for step in steps) or (steps is pattern and not 2 <= len(steps) <= 64):
+        raise FormatError(f"{path}: pattern must be a string, null or an array of several strings, got {pattern!r:.80}")
+    checked = tuple([documents.pattern_of(step, f"{path}: pattern") for step in steps])
+    return checked if steps is pattern else checked[0]
 
 
 def _ranks(tokens: list[Any], path: Path) -> dict[bytes, int]:
@@ -102,10 +139,9 @@ def _ranks(tokens: list[Any], path: Path) -> dict[bytes, int]:
     for token_id, token in enumerate(tokens):
         if token is None:
             continue
-        try:
-            decoded = base64.b64decode(token, validate=True)
-        except (TypeError, ValueError) as error:
-            raise FormatError(f"{path}: tokens[{token_id}] must be base64, got {token!r:.40}") from error
+        if not isinstance(token, str):
+            raise FormatError(f"{path}: tokens[{token_id}] must be base64 or null, got {token!r:.40}")
+        decoded = documents.decode_base64(token, f"{path}: tokens[{token_id}]")
         if decoded in ranks:
             raise FormatError(f"{path}: tokens[{token_id}] must stand once, got {decoded!r} again")
         ranks[decoded] = token_id
@@ -127,27 +163,20 @@ def _merges(merges: list[Any] | None, path: Path) -> list[tuple[int, int]] | Non
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: must be a JSON document, got: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != "bpetok":
+    document = documents.read_json(path)
+    if document.get("format") != "bpetok":
         raise FormatError(f'{path}: must hold "format": "bpetok"')
-    if document.get("version") != VERSION:
-        raise FormatError(
-            f"{path}: version must be {VERSION}, got {document.get('version')!r}", hint="a later bpetok wrote it"
-        )
+    if type(version := document.get("version")) is not int or version != VERSION:
+        raise FormatError(f"{path}: version must be {VERSION}, got {version!r:.40}", hint="a later bpetok wrote it")
     for key, kinds in _KEYS.items():
         if key not in document or not isinstance(document[key], kinds):
-            raise FormatError(f"{path}: {key} must be {_names(kinds)}, got {document.get(key)!r:.40}")
-    if document.get("semantics") != "rank":
-        raise FormatError(f"{path}: semantics must be 'rank', got {document.get('semantics')!r}")
+            expected = documents.names_of_kinds(kinds)
+            raise FormatError(f"{path}: {key} must be {expected}, got {document.get(key)!r:.40}")
+    if not isinstance(document.get("ignore_merges", False), bool):
+        raise FormatError(f"{path}: ignore_merges must be true or false, got {document['ignore_merges']!r:.40}")
+    if unknown := sorted(document.keys() - _KEYS.keys() - _OTHER_KEYS):
+        raise FormatError(f"{path}: must hold no keys but those of the format, got {unknown[0]!r:.40}")
     return document
-
-
-def _names(kinds: tuple[type, ...]) -> str:
-    names = {list: "an array", dict: "an object", str: "a string", NoneType: "null"}
-    return " or ".join(names[kind] for kind in kinds)
 
 
 def _compact(value: object) -> str:

@@ -321,3 +321,32 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, changed, match):
         np.savez(file, **arrays)
     with pytest.raises(bpetok.FormatError, match=f"a.counts: must be a file of counts, got .*{match}"):
         PretokenCounts.load(tmp_path / "a.counts")
+
+
+def test_counts_are_equal_by_value_and_pickle_by_value():
+    import pickle
+
+    counts = PretokenCounts("gpt2")
+    counts.add_texts(["low lower", "lowest 東京"])
+    again = pickle.loads(pickle.dumps(counts))
+    assert again == counts and again.items() == counts.items()
+    assert (again.documents, again.bytes) == (counts.documents, counts.bytes)
+    other_order = PretokenCounts("gpt2")
+    other_order.add_texts(["lowest 東京", "low lower"])
+    assert dict(other_order.items()) == dict(counts.items()) and other_order == counts
+    other_order.add_text("low")
+    assert other_order != counts
+    assert PretokenCounts("gpt2") != PretokenCounts("gpt4") and PretokenCounts() != 5
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(counts)
+
+
+def test_a_folder_stands_for_the_files_below_it(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a.txt").write_text("low lower")
+    (tmp_path / "deep" / "b.jsonl").write_text('{"text": "lowest"}\n')
+    (tmp_path / "deep" / "c.bin").write_text("not read")
+    counts = PretokenCounts("gpt2")
+    counts.add_file(tmp_path)
+    assert dict(counts.items()) == {b"low": 1, b" lower": 1, b"lowest": 1}
+    assert bpetok.train(tmp_path, 258, pattern="gpt2") == bpetok.train(["low lower", "lowest"], 258, pattern="gpt2")

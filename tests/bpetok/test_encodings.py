@@ -1,4 +1,4 @@
-"""OpenAI's vocabularies by name: what they are, where they are looked for, how they are downloaded."""
+"""Vocabularies by name: OpenAI's, where they are looked for, how they are downloaded; ours are in test_shipped.py."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ import tiktoken.model
 
 import bpetok
 from bpetok import encodings
-from bpetok.encodings import Encoding, RankFile
+from bpetok.encodings import Published, RankFile
 
 RANKS = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256)) + b"YWI= 256\n"
 
@@ -27,8 +27,10 @@ SHA256 = sha256(RANKS)
 # ---- what they are --------------------------------------------------------------------------------------------------
 
 
-def test_the_names_are_tiktokens():
-    assert sorted(bpetok.list_encoding_names()) == sorted(tiktoken.list_encoding_names())
+def test_the_names_are_tiktokens_then_ours():
+    *theirs, small, large = bpetok.list_encoding_names()
+    assert sorted(theirs) == sorted(tiktoken.list_encoding_names())
+    assert [small, large] == ["bpetok_32k", "bpetok_64k"]
 
 
 @pytest.mark.parametrize("name", tiktoken.list_encoding_names())
@@ -83,10 +85,16 @@ def test_a_model_that_is_unknown_is_a_key_error():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "hint"), [("cl100k", "did you mean 'cl100k_base'?"), ("llama", "bpetok.load"), ("", "bpetok.load")]
+    ("wrong", "hint"),
+    [
+        ("cl100k", "did you mean 'cl100k_base'?"),
+        ("bpetok_23k", "did you mean 'bpetok_32k'?"),
+        ("llama", "bpetok.load"),
+        ("", "bpetok.load"),
+    ],
 )
 def test_an_encoding_that_is_unknown_is_a_value_error_with_a_hint(wrong, hint):
-    with pytest.raises(ValueError, match=f"must be one of gpt2, .*, got '{wrong}'"):
+    with pytest.raises(ValueError, match=f"must be one of gpt2, .*, bpetok_64k, got '{wrong}'"):
         bpetok.get_encoding(wrong)
     with pytest.raises(bpetok.EncodingError, match="must be one of") as caught:
         bpetok.get_encoding(wrong)
@@ -113,12 +121,12 @@ def made_up(monkeypatch, tmp_path):
 
     def enter(url="http://127.0.0.1:9/made_up.tiktoken", digest=SHA256):
         file = RankFile(url, digest)
-        monkeypatch.setitem(encodings.ENCODINGS, "made_up", Encoding(file, "gpt2", {"<|endoftext|>": 257}))
+        monkeypatch.setitem(encodings.ENCODINGS, "made_up", Published(file, "gpt2", {"<|endoftext|>": 257}))
         return file
 
-    bpetok.get_encoding.cache_clear()
+    encodings._made.cache_clear()
     yield enter
-    bpetok.get_encoding.cache_clear()
+    encodings._made.cache_clear()
 
 
 @pytest.fixture
@@ -206,7 +214,7 @@ def test_a_download_lands_in_the_cache_whole_and_private(made_up, server, tmp_pa
 def test_a_second_call_does_not_download(made_up, server):
     made_up(server.url)
     first = bpetok.get_encoding("made_up")
-    bpetok.get_encoding.cache_clear()
+    encodings._made.cache_clear()
     assert bpetok.get_encoding("made_up") == first
     assert server.asked == ["/made_up.tiktoken"]
 

@@ -11,7 +11,7 @@ import pytest
 
 import bpetok
 from bpetok import Vocab, files, formats
-from bpetok.formats import minbpe, native, tiktoken
+from bpetok.formats import minbpe, native, probe, tiktoken
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
 ODD_SPECIALS = {"<|endoftext|>": 300, "ünï 東": 301, 'quo"te\\': 302, "new\nline": 303, " \t ": 999}
@@ -119,11 +119,90 @@ def test_a_vocabulary_that_a_format_cannot_hold_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_native_files_hold_the_merge_list_and_how_it_is_used(tmp_path):
+    merges = [(97, 98), (256, 99)]
+    ranks = BYTES | {b"ab": 256, b"abc": 257}
+    for pattern in ("gpt2", (r"\d", r"[a-z]+", r"\s")):
+        for ignore_merges in (False, True):
+            for normalization in (None, "NFC"):
+                manners = {"ignore_merges": ignore_merges, "normalization": normalization}
+                vocab = Vocab(ranks, {"<s>": 258}, pattern, merges, semantics="merges", **manners)
+                formats.write(vocab, tmp_path / "a.bpetok")
+                again = formats.read(tmp_path / "a.bpetok")
+                assert again == vocab
+                assert (again.semantics, again.ignore_merges, again.normalization) == ("merges", *manners.values())
+                assert (again.pattern, again.merges) == (vocab.pattern, vocab.merges)
+
+
+@pytest.mark.parametrize("name", ["a.tiktoken", "a.model", "tekken.json"])
+def test_what_merges_by_a_list_is_refused_where_the_format_merges_by_rank(tmp_path, name):
+    merges = [(98, 99), (97, 98), (97, 257)]  # b"abc" of a and bc; by rank, ab merges first
+    by_list = Vocab(BYTES | {b"ab": 256, b"bc": 257, b"abc": 258}, {}, "gpt2", merges, semantics="merges")
+    with pytest.raises(bpetok.FormatError, match=f"{name}: .* merges by rank, which must give the same ids, got 2 tok"):
+        formats.write(by_list, tmp_path / name)
+    with pytest.raises(bpetok.FormatError, match=f"{name}: .* normalizes nothing"):
+        formats.write(Vocab(BYTES, normalization="NFC"), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a.tiktoken", "a.model", "tekken.json"])
+def test_what_merges_by_a_list_is_written_where_the_ranks_give_the_same_ids(tmp_path, name):
+    plain = Vocab.from_merges([(97, 98), (256, 99), (120, 121)], pattern="gpt2")
+    for ignore_merges in (False, True):
+        by_list = Vocab(plain.ranks, {}, "gpt2", plain.merges, semantics="merges", ignore_merges=ignore_merges)
+        formats.write(by_list, tmp_path / name)
+        arguments = {"pattern": "gpt2", "special_tokens": {}} if name == "a.tiktoken" else {}
+        assert formats.read(tmp_path / name, **arguments) == plain
+
+
+def test_a_native_file_that_could_not_be_read_again_is_not_written(tmp_path):
+    with pytest.raises(bpetok.FormatError, match="NaN, which is no number of JSON"):
+        formats.write(Vocab(BYTES, provenance={"loss": float("nan")}), tmp_path / "a.bpetok")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_with_a_gap_are_not_written_where_they_could_not_be_read(tmp_path):
+    with pytest.raises(bpetok.FormatError, match=r"each rank up to 300 must be .*, got no 256"):
+        formats.write(Vocab(BYTES | {b"ab": 300}), tmp_path / "a.tiktoken")
+    formats.write(Vocab(BYTES | {b"ab": 257}, {"<s>": 256}), tmp_path / "a.tiktoken")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.tiktoken"]
+
+
 def test_the_suffix_names_the_format_to_write(tmp_path, tok):
     with pytest.raises(
-        bpetok.FormatError, match=r"the suffix must be one of \.bpetok, \.tiktoken, \.model, got '\.json'"
+        bpetok.FormatError, match=r"the suffix must be one of \.bpetok, \.tiktoken, \.model, .*, got 'my\.json'"
     ):
         tok.save(tmp_path / "my.json")
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", "llama3_ascii"])
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("a.bpetok", None),
+        ("a.tiktoken", None),
+        ("plugin", "tiktoken-plugin"),
+        ("tokenizer.json", None),
+        ("folder", "huggingface"),
+        ("a.model", None),
+        ("tekken.json", None),
+        ("a.gguf", None),
+    ],
+)
+def test_one_vocabulary_goes_through_every_format_with_its_ids(tmp_path, name, format, pattern):
+    specials = ["<|endoftext|>", "<|im_start|>"]
+    tok = bpetok.train("\n".join(probe.TEXTS), 700, pattern=pattern, special_tokens=specials, name="through_all")
+    formats.write(tok.vocab, tmp_path / name, format=format)
+    bare = {"pattern": pattern, "special_tokens": tok.vocab.special_tokens}
+    again = bpetok.load(tmp_path / name, **(bare if name == "a.tiktoken" else {}))
+    shift = {"tekken.json": len(specials)}.get(name, 0)
+    for text in probe.texts(tok.vocab):
+        assert again.encode_ordinary(text) == [token_id + shift for token_id in tok.encode_ordinary(text)]
+        ids = again.encode(text, allowed_special="all")
+        assert [again.vocab[token_id] for token_id in ids] == tok.decode_tokens_bytes(
+            tok.encode(text, allowed_special="all")
+        )
+        assert again.decode_bytes(ids) == text.encode()
 
 
 # ---- recognised by content ------------------------------------------------------------------------------------------
@@ -167,12 +246,12 @@ def test_pattern_and_special_tokens_are_refused_where_the_file_has_its_own(tmp_p
 
 @pytest.mark.parametrize(
     "contents",
-    [b"", b"\n", b"hello world", b"\x80\x04\x95.", b"PK\x03\x04", b'{"format": "other"}', b"GGUF", bytes(100)],
+    [b"", b"\n", b"hello world", b"\x80\x04\x95.", b"PK\x03\x04", b'{"format": "other"}', b"GGU", bytes(100)],
 )
 def test_any_other_file_is_refused(tmp_path, contents):
     (tmp_path / "a.bpetok").write_bytes(contents)
     with pytest.raises(
-        bpetok.FormatError, match=r"must be a \.bpetok file, tiktoken ranks or a minbpe model, got a file that begins"
+        bpetok.FormatError, match=r"must be a \.bpetok file, tiktoken ranks or another known format, got"
     ):
         bpetok.load(tmp_path / "a.bpetok")
 
@@ -230,10 +309,21 @@ def test_a_cut_native_file_is_refused(tmp_path, tok):
         (lambda d: d.update(tokens=None), "tokens must be an array, got None"),
         (lambda d: d.pop("tokens"), "tokens must be an array, got None"),
         (lambda d: d.pop("name"), "name must be a string, got None"),
-        (lambda d: d.update(pattern=5), "pattern must be a string or null, got 5"),
+        (lambda d: d.update(pattern=5), "pattern must be a string or an array or null, got 5"),
         (lambda d: d.update(special_tokens=[]), "special_tokens must be an object"),
         (lambda d: d.update(provenance="x"), "provenance must be an object"),
-        (lambda d: d.update(semantics="merges"), "semantics must be 'rank', got 'merges'"),
+        (lambda d: d.update(pattern=["gpt2"]), "pattern must be a string, null or an array of several strings"),
+        (lambda d: d.update(pattern=["a", 5]), "pattern must be a string, null or an array of several strings"),
+        (lambda d: d.update(pattern=["a|b", "("]), "does not compile"),
+        (lambda d: d.update(semantics="other"), "semantics must be 'rank' or 'merges', got 'other'"),
+        (lambda d: d.update(semantics="merges", merges=None), "merges must be given where semantics is 'merges'"),
+        (lambda d: d.update(ignore_merges=1), "ignore_merges must be true or false, got 1"),
+        (lambda d: d.update(ignore_merges=True), "ignore_merges must be False by rank"),
+        (lambda d: d.update(normalization="NFD"), "normalization must be 'NFC' or None, got 'NFD'"),
+        (lambda d: d.update(normalization=[]), "normalization must be"),
+        (lambda d: d.update(version=True), "version must be 1, got True"),
+        (lambda d: d.update(version=1.0), r"version must be 1, got 1\.0"),
+        (lambda d: d.update(extra=1), "must hold no keys but those of the format, got 'extra'"),
         (lambda d: d.update(unicode="17.0"), r"unicode must be 16\.0, got 17\.0"),
         (lambda d: d.update(unicode=16), "unicode must be a string or null"),
         (lambda d: d.pop("unicode"), "unicode"),
@@ -267,7 +357,7 @@ def test_a_native_file_that_breaks_the_format_is_refused_though_its_checksum_is_
 @pytest.mark.parametrize("contents", ["{", "[]", '{"format": "bpetok"', '{"format": "bpetok", "a": ' + "[" * 100_000])
 def test_a_native_file_that_is_no_json_document_is_refused(tmp_path, contents):
     (tmp_path / "a.bpetok").write_text(contents)
-    with pytest.raises(bpetok.FormatError, match=r'must be a JSON document|must hold "format": "bpetok"'):
+    with pytest.raises(bpetok.FormatError, match=r'must be a JSON (document|object)|must hold "format": "bpetok"'):
         native.read(tmp_path / "a.bpetok")
 
 
@@ -283,13 +373,25 @@ def test_a_native_file_that_is_no_json_document_is_refused(tmp_path, contents):
         (b"YQ== 0\nYg== 1.5\n", r":2: must be base64, a space and a rank"),
         (b"YQ== 0\n\nYQ 1\n", r":3: must be base64, a space and a rank, got b'YQ 1'"),
         (b"YQ== 0\nYQ== 1\n", r":2: a token must stand once, got b'a' again"),
-        (b"YQ== 0\n", "every single byte must be a token"),
+        (b"YQ== 0\nYg== 1\nYw== 1\n", r":3: a rank must stand once, got 1 again"),
+        (b"YQ== 0\nYh== 1\n", r":2: must be base64 as RFC 4648 spells it, got one that ends in b'h== '"),
+        (b"YQ== 0\nYmN= 1\n", r":2: must be base64 as RFC 4648 spells it"),
+        (b"YQ== 0\nYg== 1_0\n", r":2: must be base64, a space and a rank"),
+        (b"YQ== 0\nYg== 2\n", r"each rank up to 2 must be a token's or a special token's, got no 1"),
+        (b"YQ== 0\n", r"a\.tiktoken: vocab: every single byte must be a token"),
     ],
 )
 def test_a_broken_rank_file_is_refused_with_its_line(tmp_path, lines, match):
     (tmp_path / "a.tiktoken").write_bytes(lines)
     with pytest.raises(bpetok.BpetokError, match=match):
         bpetok.load(tmp_path / "a.tiktoken", pattern="gpt4", special_tokens={})
+
+
+def test_a_rank_file_may_leave_out_what_special_tokens_have(tmp_path):
+    lines = [base64.b64encode(bytes([byte])) + b" %d\n" % (byte + (byte > 9)) for byte in range(256)]
+    (tmp_path / "a.tiktoken").write_bytes(b"".join(lines))
+    vocab = bpetok.load(tmp_path / "a.tiktoken", pattern="gpt2", special_tokens={"<s>": 10, "<t>": 500}).vocab
+    assert (vocab[9], vocab[10], vocab[11], 300 in vocab) == (b"\t", b"<s>", b"\n", False)
 
 
 def test_a_rank_file_with_windows_line_ends_is_read(tmp_path, tok):
@@ -303,21 +405,25 @@ def test_a_rank_file_with_windows_line_ends_is_read(tmp_path, tok):
     [
         ("minbpe v2\n\n0\n", r":1: must be 'minbpe v1', got 'minbpe v2'"),
         ("minbpe v1\n", r":1: must be 'minbpe v1'"),
-        ("minbpe v1\n\nmany\n97 98\n", "must hold a count, special tokens with ids, and pairs of ids"),
-        ("minbpe v1\n\n1\n<s>\n97 98\n", "must hold a count"),
-        ("minbpe v1\n\n1\n<s> x\n97 98\n", "must hold a count"),
-        ("minbpe v1\n\n0\n97 98 99\n", "must hold a count"),
-        ("minbpe v1\n\n0\n97 b\n", "must hold a count"),
-        ("minbpe v1\n\n0\n97 300\n", "a merge must join earlier tokens"),
-        ("minbpe v1\n\n0\n-1 97\n", "a merge must join earlier tokens"),
+        ("minbpe v1\n\nmany\n97 98\n", ":3: must be the number of special tokens, got 'many'"),
+        ("minbpe v1\n\n1\n<s>\n97 98\n", ":4: must be a special token and its id, got '<s>'"),
+        ("minbpe v1\n\n1\n<s> x\n97 98\n", ":4: must be a special token and its id, got '<s> x'"),
+        ("minbpe v1\n\n2\n<s> 300\n<s> 301\n", ":5: a special token must stand once, got '<s>' again"),
+        ("minbpe v1\n\n0\n97 98 99\n", ":4: a merge must join two ids of earlier tokens, got '97 98 99'"),
+        ("minbpe v1\n\n0\n97 b\n", ":4: a merge must join two ids of earlier tokens"),
+        ("minbpe v1\n\n0\n97 300\n", ":4: a merge must join two ids of earlier tokens"),
+        ("minbpe v1\n\n0\n-1 97\n", ":4: a merge must join two ids of earlier tokens"),
+        ("minbpe v1\n\n0\n1_0 97\n", ":4: a merge must join two ids of earlier tokens"),
+        ("minbpe v1\n\n0\n" + "".join(f"{i} {i}\n" for i in (97, *range(256, 300))), ":20: must not make a token or t"),
         ("minbpe v1\n\n0\n97 98\n97 98\n", "two merges must not make the same token"),
-        ("minbpe v1\n\n5\n<s> 300\n", "must hold a count"),
-        ("minbpe v1\n\n-1\n97 98\n", "must hold a count"),
+        ("minbpe v1\n\n5\n<s> 300\n", ":3: must be the number of special tokens that follow, got '5'"),
+        ("minbpe v1\n\n-1\n97 98\n", ":3: must be the number of special tokens, got '-1'"),
+        ("minbpe v1\na\rb\n0\n97 98\n", ":2: must not hold a carriage return"),
         ("minbpe v1\n(\n0\n97 98\n", "does not compile"),
     ],
 )
 def test_a_broken_minbpe_model_is_refused(tmp_path, text, match):
-    (tmp_path / "a.model").write_text(text)
+    (tmp_path / "a.model").write_bytes(text.encode())
     with pytest.raises(bpetok.BpetokError, match=match):
         minbpe.read(tmp_path / "a.model")
 

@@ -24,7 +24,7 @@ ANY_TEXT = st.one_of(TEXTS, st.text(st.characters(codec=None), max_size=20))  # 
 ANY_BYTES = st.one_of(TEXTS.map(str.encode), st.binary(max_size=60))
 EOT = "<|endoftext|>"
 
-# The table A7 of what users of tiktoken reach for, without encode_with_unstable and _encode_bytes (not yet).
+# The table A7 of what users of tiktoken reach for; test_drop_in.py compares with all that tiktoken has.
 MEMBERS = [
     "encode",
     "encode_ordinary",
@@ -50,6 +50,8 @@ MEMBERS = [
     "_mergeable_ranks",
     "_pat_str",
     "_encode_single_piece",
+    "_encode_bytes",
+    "encode_with_unstable",
 ]
 
 
@@ -188,6 +190,30 @@ def test_the_refusal_names_the_special_token_and_both_ways_out(small):
     assert "disallowed_special=()" in caught.value.hint
 
 
+def test_a_refusal_in_a_batch_names_the_text(small):
+    texts = ["lower", "the", "a<|fim|>", "<|fim|>"]
+    with pytest.raises(bpetok.SpecialTokenError, match=r"text 2 of the batch holds the special token '<\|fim\|>'"):
+        small.encode_batch(texts)
+    with pytest.raises(bpetok.SpecialTokenError, match="text 3 of the batch"):
+        small.encode_batch([*texts[:2], "", texts[3]], num_threads=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda tok: tok.decode(None), "'NoneType' object is not iterable"),
+        (lambda tok: tok.encode_batch(None), "'NoneType' object is not iterable"),
+        (lambda tok: tok.decode_single_token_bytes(None), "cannot be interpreted as an integer"),
+        (lambda tok: tok.encode_spans(["ab"]), "trusted must be True or False, got 'b'"),
+        (lambda tok: tok.truncate("lower", None), "cannot be interpreted as an integer"),
+        (lambda tok: bpetok.Tokenizer("gpt2"), r"vocab must be a Vocab, got 'gpt2'; get_encoding\(name\)"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named_in_a_sentence(small, call, match):
+    with pytest.raises(TypeError, match=match):
+        call(small)
+
+
 def test_special_tokens_stand_at_any_place_and_side_by_side(either):
     eot = either.eot_token
     fim = either.encode_single_token("<|fim|>")
@@ -202,7 +228,7 @@ def test_text_before_a_special_token_is_cut_as_if_it_ended_there(either):
 
 
 @pytest.mark.parametrize("argument", ["allowed_special", "disallowed_special"])
-@pytest.mark.parametrize("wrong", ["<|endoftext|>", {5}, 5, None])
+@pytest.mark.parametrize("wrong", ["<|endoftext|>", {5}, 5])
 def test_what_is_no_collection_of_names_is_refused_by_the_name_of_the_argument(small, argument, wrong):
     with pytest.raises(TypeError, match=f"{argument} must be 'all' or a collection of str, got"):
         small.encode("a", **{argument: wrong})

@@ -1,12 +1,13 @@
 """Vocab: its rules, its fingerprint, its merges."""
 
 import pickle
+import random
 import time
 
 import pytest
 
 import bpetok
-from bpetok import Vocab
+from bpetok import Vocab, VocabError
 from bpetok.vocab import MAX_ID
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
@@ -216,3 +217,18 @@ def test_a_large_vocabulary_with_its_merges_is_checked_in_linear_time():
     vocab = Vocab.from_merges(pairs, pattern=None)
     assert len(vocab) == 256 + len(pairs)
     assert time.perf_counter() - began < 2, "0.05 s here; a look at every id for each merge took 10"
+
+
+def test_merges_may_be_lists_and_must_be_pairs():
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256}
+    assert Vocab(ranks, merges=[[97, 98]], semantics="merges").merges == ((97, 98),)
+    for wrong in ([97], [(97,)], [5, 6]):
+        with pytest.raises(VocabError, match="merges must be pairs of ids"):
+            Vocab(ranks, merges=wrong)
+
+
+def test_a_long_token_that_nothing_makes_costs_little():
+    ranks = {bytes([byte]): byte for byte in range(256)} | {random.Random(1).randbytes(1_000_000): 256}
+    start = time.perf_counter()
+    bpetok.Tokenizer(Vocab(ranks, pattern=None))
+    assert time.perf_counter() - start < 5  # every cut of it looked up took minutes
