@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, how errors print, where output goes, progress.
+"""What all commands share: exit codes, how errors print, options, where text comes from and output goes, progress.
 
 Data goes to stdout, everything else to stderr. One of our errors prints as one line, and its hint as another; an
 unknown exception keeps its traceback.
@@ -9,7 +9,7 @@ unknown exception keeps its traceback.
 | 1 | error |
 | 2 | usage: arguments, options, a configuration |
 | 3 | bad input data |
-| 4 | verification: a file is not as it was written |
+| 4 | verification: a file is not as it was written, or gives other ids than what it is held against |
 | 5 | tokenizer, data or model do not belong together |
 | 6 | out of space |
 | 75 | stopped by the system, state saved: run again to go on |
@@ -26,17 +26,22 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol, cast
 
 import click
 
 from bpetok import errors
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from bpetok import Tokenizer
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+DEFAULT_TOKENIZER = "bpetok_32k"
+MISMATCH = 4
 OUT_OF_SPACE = 6
 INTERRUPTED = 130
 _CODES: dict[type[Exception], int] = {
@@ -60,6 +65,7 @@ def run(command: click.Command, codes: Mapping[type[Exception], int] | None = No
     # Text goes out as UTF-8 whatever the locale says, as it came in.
     cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
+        _complete(command)
         with command.make_context(command.name, sys.argv[1:]) as context:
             command.invoke(context)
         sys.stdout.flush()
@@ -88,6 +94,20 @@ def run(command: click.Command, codes: Mapping[type[Exception], int] | None = No
         sys.exit(1)
 
 
+def completion_variable(program: str) -> str:
+    """The environment variable in which a shell asks a program what may come next."""
+    return f"_{program.upper()}_COMPLETE"
+
+
+def _complete(command: click.Command) -> None:
+    """Answers a shell that asks what may come next, and exits; else does nothing."""
+    name = str(command.name)
+    if asked := os.environ.get(completion_variable(name)):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(command, {}, name, completion_variable(name), asked))
+
+
 def _exit_code(error: errors.BpetokError, codes: Mapping[type[Exception], int]) -> int:
     return next((code for kind, code in codes.items() if isinstance(error, kind)), 1)
 
@@ -110,9 +130,31 @@ class Road(click.Group):
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+
+def tokenizer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell may complete a tokenizer to: names, and files."""
+    from click.shell_completion import CompletionItem
+
+    import bpetok
+
+    names = [name for name in bpetok.list_encoding_names() if name.startswith(incomplete)]
+    return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
+
+
 tokenizer_option: Decorator = click.option(
-    "-t", "--tokenizer", required=True, metavar="FILE|NAME", help="A tokenizer file, or a name such as gpt2."
+    "-t",
+    "--tokenizer",
+    default=DEFAULT_TOKENIZER,
+    show_default=True,
+    metavar="FILE|NAME",
+    shell_complete=tokenizer_names,
+    help="A tokenizer file, or a name such as gpt2 or gpt-4o.",
 )
+allow_special_option: Decorator = click.option(
+    "--allow-special", multiple=True, metavar="TEXT|all", help="Make this special token its id; may repeat."
+)
+text_option: Decorator = click.option("--text", metavar="TEXT", help="Take this text instead of a file.")
+tokenizer_argument: Decorator = click.argument("tokenizer", metavar="FILE|NAME", shell_complete=tokenizer_names)
 json_option: Decorator = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress, no summary.")
 
@@ -129,24 +171,118 @@ def size(ctx: click.Context, param: click.Parameter, value: str | None) -> int |
     return int(float(match[1]) * units[match[2] or ""])
 
 
+# What is typed for an encoding's name and is none; the names of models are known by themselves.
+_MEANT = {
+    "gpt4": "cl100k_base",
+    "gpt3": "r50k_base",
+    "gpt4o": "o200k_base",
+    "gpt5": "o200k_base",
+    "cl100k": "cl100k_base",
+    "o200k": "o200k_base",
+    "harmony": "o200k_harmony",
+    "bpetok": DEFAULT_TOKENIZER,
+}
+
+
 def open_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a file, or of an encoding's name.
+    """The tokenizer of an encoding's name, of a file or folder, or of one of OpenAI's models.
 
     Raises:
-        click.UsageError: it is neither.
+        click.UsageError: it is none of them.
+        BpetokError: it is one, and cannot be read; as `bpetok.load` and `bpetok.get_encoding`.
     """
     import bpetok
 
     if name in bpetok.list_encoding_names():
         return bpetok.get_encoding(name)
-    if not os.path.isfile(name):
-        names = bpetok.list_encoding_names()
-        near = difflib.get_close_matches(name, names, n=1)
-        raise click.UsageError(
-            f"tokenizer: must be a file or one of {', '.join(names)}, got {name!r}"
-            + (f"\nhint: did you mean {near[0]}?" if near else "")
-        )
-    return bpetok.load(name)
+    if os.path.exists(name):
+        try:
+            return bpetok.load(name)
+        except errors.FormatError as error:
+            if error.hint and error.hint.startswith("bpetok.load("):  # here a command helps, and no call
+                error.hint = f"bpetok import {name} --pattern gpt4 --special '<|endoftext|>=100257' -o my.bpetok"
+            raise
+    try:
+        return bpetok.encoding_for_model(name)
+    except errors.UnknownTokenError:
+        raise click.UsageError(_no_tokenizer(name, bpetok.list_encoding_names())) from None
+
+
+def _no_tokenizer(name: str, names: list[str]) -> str:
+    near = [_MEANT[name.lower()]] if name.lower() in _MEANT else difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "bpetok train makes a tokenizer file"
+    return f"tokenizer: must be a file or one of {', '.join(names)}, got {name!r}\nhint: {hint}"
+
+
+def allowed_specials(tok: Tokenizer, given: tuple[str, ...]) -> frozenset[str]:
+    """The special tokens that --allow-special names; "all" stands for all.
+
+    Raises:
+        click.UsageError: the tokenizer has no such special token.
+    """
+    if "all" in given:
+        return frozenset(tok.special_tokens_set)
+    for text in given:
+        if text not in tok.special_tokens_set:
+            names = sorted(tok.special_tokens_set, key=tok.encode_single_token)
+            known = ", ".join(names[:8]) + f" and {len(names) - 8:,} more" * (len(names) > 8) or "it has none"
+            raise click.UsageError(f"--allow-special: must be a special token of {tok.name} ({known}), got {text!r}")
+    return frozenset(given)
+
+
+# ---- where text comes from ---------------------------------------------------------------------------------------
+
+
+class TextFile(click.Path):
+    """A file with text, or - for standard input."""
+
+    def __init__(self) -> None:
+        """A readable file, no folder."""
+        super().__init__(exists=True, dir_okay=False, allow_dash=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The file's name; what is no file, may have been meant as text."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            takes_text = ctx is not None and any(one.metavar == "TEXT" for one in ctx.command.params)
+            hint = "\nhint: --text takes text itself" if takes_text and not os.path.exists(value) else ""
+            raise click.BadParameter(error.message + hint, ctx, param) from None
+
+
+@contextlib.contextmanager
+def open_text(file: str) -> Iterator[BinaryIO]:
+    """A file opened to be read, or standard input for `-`."""
+    if file == "-":
+        yield sys.stdin.buffer
+    else:
+        with open(file, "rb") as opened:
+            yield opened
+
+
+@contextlib.contextmanager
+def open_input(file: str | None, text: str | None) -> Iterator[BinaryIO]:
+    """What a command reads that takes one file or --text; standard input where neither was given."""
+    if text is None:
+        with open_text(file or "-") as opened:
+            yield opened
+    elif file is not None:
+        raise click.UsageError("--text and a file: give one of them")
+    else:
+        yield BytesIO(os.fsencode(text))
+
+
+def text_of_files(files: tuple[str, ...], quiet: bool = False) -> Iterator[bytes]:
+    """The text of files one after the other, in chunks, with a bar; standard input where there are none."""
+    from bpetok.streams import chunks_of
+
+    total = None if "-" in files or not files else sum(Path(file).stat().st_size for file in files)
+    with progress("read", total, unit="B", quiet=quiet) as advance:
+        for file in files or ("-",):
+            with open_text(file) as opened:
+                for chunk in chunks_of(opened):
+                    yield chunk
+                    advance(len(chunk))
 
 
 # ---- output ------------------------------------------------------------------------------------------------------
@@ -157,6 +293,55 @@ def print_json(value: dict[str, Any]) -> None:
     import json
 
     click.echo(json.dumps(value, default=str))  # paths become text
+
+
+def json_text(data: bytes) -> dict[str, str | None]:
+    """Text in a JSON object: "text", and "base64" beside it where it is not UTF-8 and would be changed."""
+    import base64
+
+    text = data.decode("utf-8", "replace")
+    return {"text": text, "base64": None if text.encode() == data else base64.b64encode(data).decode()}
+
+
+color_option: Decorator = click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours; auto: on a terminal, unless NO_COLOR is set.",
+)
+
+
+def wants_color(color: str) -> bool:
+    """Whether to write in colour: as told, else where stdout is a terminal and NO_COLOR is not set."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return color == "always" or (color == "auto" and sys.stdout.isatty() and not plain)
+
+
+def print_facts(about: Mapping[str, Any], indent: int = 0) -> None:
+    """Prints names and values, one a line, those inside others further to the right."""
+    width = max((len(str(key)) for key in about), default=0)
+    for key, value in about.items():
+        start = f"{' ' * indent}{str(key).replace('_', ' '):<{width}}"
+        if isinstance(value, Mapping) and value:
+            click.echo(start.rstrip())
+            print_facts(value, indent + 2)
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            click.echo(start.rstrip())
+            for one in value:
+                click.echo(f"{' ' * indent}  " + ", ".join(f"{name} {_fact(inner)}" for name, inner in one.items()))
+        else:
+            click.echo(f"{start}  {_fact(value)}".rstrip())
+
+
+def _fact(value: object) -> str:
+    if value is None or value in ({}, []) or value != value:  # NaN: of no text
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_fact, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if isinstance(value, float) else str(value)
 
 
 class Advance(Protocol):

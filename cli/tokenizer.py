@@ -1,76 +1,87 @@
-"""Commands about one tokenizer: encode, decode, count, info."""
+"""Commands that take a text, or ids, through a tokenizer: encode, decode, count, truncate, tokens."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
-from cli.manners import json_option, open_tokenizer, print_json, tokenizer_option
+from cli.manners import (
+    TextFile,
+    allow_special_option,
+    allowed_specials,
+    color_option,
+    json_option,
+    json_text,
+    open_input,
+    open_tokenizer,
+    print_json,
+    text_option,
+    tokenizer_option,
+    wants_color,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from bpetok import Tokenizer
+    from bpetok.encoded import Encoded
 
-_input = click.argument("file", type=click.File("rb"), default="-")
+_file = click.argument("file", required=False, type=TextFile())
 
 
-# ---- encode, decode, count ---------------------------------------------------------------------------------------
+# ---- encode, decode ----------------------------------------------------------------------------------------------
 
 
 @click.command(short_help="Text to ids.")
 @tokenizer_option
 @click.option("--binary", is_flag=True, help="Write ids as little-endian uint32.")
-@click.option("--allow-special", multiple=True, metavar="TEXT", help="Make this special token its id; may repeat.")
+@allow_special_option
+@text_option
 @json_option
-@_input
-def encode(tokenizer: str, binary: bool, allow_special: tuple[str, ...], as_json: bool, file: BinaryIO) -> None:
+@_file
+def encode(
+    tokenizer: str, binary: bool, allow_special: tuple[str, ...], text: str | None, as_json: bool, file: str | None
+) -> None:
     """Print the ids of a text, on one line. Any bytes are legal. Special tokens in the text are text.
 
     Text is read in pieces, so its size does not matter (with --allow-special or --json it is read whole).
 
     \b
     Examples:
+      bpetok encode --text 'hello world'
       echo hello | bpetok encode -t gpt2
+      bpetok encode -t my.bpetok --allow-special all text.txt
       bpetok encode -t my.bpetok --binary big.txt > big.ids
     """
     if as_json and binary:
         raise click.UsageError("--json and --binary: give one of them")
     tok = open_tokenizer(tokenizer)
-    _check_specials(tok, allow_special)
-    if as_json:
-        ids = tok.encode(file.read(), allowed_special=set(allow_special), disallowed_special=())
-        print_json({"ids": ids})
-    elif binary:
-        for array in _arrays(tok, file, allow_special):
-            sys.stdout.buffer.write(array.astype("<u4", copy=False).tobytes())
-    else:
-        separator = ""
-        for array in _arrays(tok, file, allow_special):
-            if len(array):
-                sys.stdout.write(separator + " ".join(map(str, array.tolist())))
-                separator = " "
-        sys.stdout.write("\n")
+    allowed = allowed_specials(tok, allow_special)
+    with open_input(file, text) as opened:
+        if as_json:
+            print_json({"ids": tok.encode(opened.read(), allowed_special=allowed, disallowed_special=())})
+        elif binary:
+            for array in _arrays(tok, opened, allowed):
+                sys.stdout.buffer.write(array.astype("<u4", copy=False).tobytes())
+        else:
+            separator = ""
+            for array in _arrays(tok, opened, allowed):
+                if len(array):
+                    sys.stdout.write(separator + " ".join(map(str, array.tolist())))
+                    separator = " "
+            sys.stdout.write("\n")
 
 
-def _check_specials(tok: Tokenizer, allow_special: tuple[str, ...]) -> None:
-    for text in allow_special:
-        if text not in tok.special_tokens_set:
-            known = ", ".join(sorted(tok.special_tokens_set)[:10]) or "none"
-            raise click.UsageError(f"--allow-special: must be a special token of {tok.name} ({known}), got {text!r}")
-
-
-def _arrays(tok: Tokenizer, file: BinaryIO, allow_special: tuple[str, ...]) -> Iterator[NDArray[np.uint32]]:
+def _arrays(tok: Tokenizer, file: BinaryIO, allowed: frozenset[str]) -> Iterator[NDArray[np.uint32]]:
     from bpetok.streams import chunks_of
 
-    if allow_special:
-        yield tok.encode_to_numpy(file.read(), allowed_special=set(allow_special), disallowed_special=())
+    if allowed:
+        yield tok.encode_to_numpy(file.read(), allowed_special=allowed, disallowed_special=())
     else:
         yield from tok.encode_stream(chunks_of(file))
 
@@ -78,45 +89,60 @@ def _arrays(tok: Tokenizer, file: BinaryIO, allow_special: tuple[str, ...]) -> I
 @click.command(short_help="Ids to text.")
 @tokenizer_option
 @click.option("--binary", is_flag=True, help="Read ids as little-endian uint32.")
-@_input
-def decode(tokenizer: str, binary: bool, file: BinaryIO) -> None:
+@json_option
+@click.argument("file", type=click.File("rb"), default="-")
+def decode(tokenizer: str, binary: bool, as_json: bool, file: BinaryIO) -> None:
     """Write the bytes of ids, exactly: decimal ids between blanks, or --binary.
 
     \b
     Examples:
       echo 31373 995 | bpetok decode -t gpt2
+      echo 31373 995 | bpetok decode -t gpt2 --json
       bpetok decode -t my.bpetok --binary big.ids > big.txt
     """
     from bpetok import idstreams
 
     tok = open_tokenizer(tokenizer)
-    for ids in idstreams.read_binary(file) if binary else idstreams.read_decimal(file):
-        sys.stdout.buffer.write(tok.decode_bytes(ids))
+    parts = map(tok.decode_bytes, idstreams.read_binary(file) if binary else idstreams.read_decimal(file))
+    if as_json:
+        print_json(json_text(b"".join(parts)))
+        return
+    for part in parts:
+        sys.stdout.buffer.write(part)
+
+
+# ---- count, truncate ---------------------------------------------------------------------------------------------
 
 
 @click.command(short_help="How many ids a text has.")
 @tokenizer_option
+@text_option
 @json_option
-@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-def count(tokenizer: str, as_json: bool, files: tuple[str, ...]) -> None:
+@click.argument("files", nargs=-1, type=TextFile())
+def count(tokenizer: str, text: str | None, as_json: bool, files: tuple[str, ...]) -> None:
     """Print how many ids each file has, and all of them together; standard input without files.
 
-    A file is counted as it is: of a .jsonl file, the rows' quotes and braces count too.
+    A file is counted as it is: of a .jsonl file, the rows' quotes and braces count too. Special tokens in the text
+    are text.
 
     \b
     Examples:
+      bpetok count --text 'How long is this?'
       bpetok count -t gpt2 < text.txt
       bpetok count -t my.bpetok *.txt
     """
     from bpetok.streams import chunks_of
 
+    if text is not None and files:
+        raise click.UsageError("--text and a file: give one of them")
     tok = open_tokenizer(tokenizer)
     counts: list[int] = []
     for name in files or ("-",):
-        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+        with open_input(None if text is not None else name, text) as file:
             counts.append(sum(len(array) for array in tok.encode_stream(chunks_of(file))))
     if as_json:
-        print_json({"files": dict(zip(files or ("-",), counts, strict=True)), "total": sum(counts)})
+        names = files if text is not None else files or ("-",)
+        print_json({"files": dict(zip(names, counts, strict=False)), "total": sum(counts)})
     elif len(counts) == 1:
         click.echo(counts[0])
     else:
@@ -124,68 +150,141 @@ def count(tokenizer: str, as_json: bool, files: tuple[str, ...]) -> None:
             click.echo(f"{tokens:>12} {name}")
 
 
-# ---- info --------------------------------------------------------------------------------------------------------
-
-
-@click.command(short_help="What a tokenizer, or a folder of shards, is.")
-@click.argument("what", metavar="FILE|NAME|FOLDER")
+@click.command(short_help="The part of a text that fits into so many ids.")
+@tokenizer_option
+@click.option("-n", "--max-tokens", type=click.IntRange(min=0), required=True, help="How many ids it may have.")
+@click.option(
+    "--keep",
+    type=click.Choice(["start", "end", "both"]),
+    default="start",
+    show_default=True,
+    help="Which part of a longer text.",
+)
+@click.option("--marker", default="", metavar="TEXT", help="Stands where text was left out, and counts.")
+@text_option
 @json_option
-def info(what: str, as_json: bool) -> None:
-    """Print what a tokenizer file, a vocabulary's name or a folder of shards stands for.
+@_file
+def truncate(
+    tokenizer: str,
+    max_tokens: int,
+    keep: Literal["start", "end", "both"],
+    marker: str,
+    text: str | None,
+    as_json: bool,
+    file: str | None,
+) -> None:
+    """Write as much of a text as encodes to at most so many ids, never half a character. Nothing else is changed:
+    what fits is written as it came, and no line end is added (but behind --text).
 
     \b
     Examples:
-      bpetok info my.bpetok
-      bpetok info gpt2 --json
-      bpetok info shards/
+      bpetok truncate -n 100 text.txt
+      bpetok truncate -t gpt2 -n 3 --keep both --marker ' … ' --text 'one two three four five six seven'
     """
-    about = _about_shards(what) if os.path.isdir(what) else _about_tokenizer(open_tokenizer(what))
+    tok = open_tokenizer(tokenizer)
+    if tok.count(marker) > max_tokens:
+        raise click.UsageError(f"--marker: must fit into -n {max_tokens}, got {tok.count(marker)} ids")
+    with open_input(file, text) as opened:
+        data = opened.read()
+    kept = tok.truncate(data, max_tokens, keep=keep, marker=marker)
     if as_json:
-        print_json(about)
-        return
-    for key, value in about.items():
-        click.echo(f"{key.replace('_', ' '):>18}  {value if isinstance(value, str) else _shown(value)}")
+        print_json({**json_text(kept), "tokens": tok.count(kept), "truncated": kept != data})
+    else:
+        sys.stdout.buffer.write(kept + b"\n" * (text is not None))
 
 
-def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown(one)}" for key, one in list(value.items())[:8]) or "none"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+# ---- tokens ------------------------------------------------------------------------------------------------------
+
+_BACKGROUNDS = (151, 180, 146, 223, 152, 217)  # of the 256 colours of terminals: pale ones, under black
+_BLACK = 16
 
 
-def _about_tokenizer(tok: Tokenizer) -> dict[str, Any]:
-    ranks = tok.vocab.ranks
-    return {
-        "name": tok.name,
-        "ids": tok.n_vocab,
-        "tokens": len(ranks),
-        "special_tokens": dict(tok.vocab.special_tokens),
-        "pattern": str(tok.vocab.split),
-        "unicode": tok.vocab.split.unicode_version,
-        "semantics": tok.vocab.semantics,
-        "fingerprint": tok.fingerprint,
-        "longest_token": repr(max(ranks, key=len)),
-        "provenance": dict(tok.vocab.provenance),
-    }
+@click.command(short_help="A text's tokens, in colour or as a table.")
+@tokenizer_option
+@click.option("--table", is_flag=True, help="One token a line: id, bytes and characters from/to, token, its bytes.")
+@click.option("--ids", "with_ids", is_flag=True, help="The id behind each token.")
+@allow_special_option
+@color_option
+@text_option
+@json_option
+@click.argument("text_or_file", metavar="[TEXT|FILE|-]", required=False)
+def tokens(
+    tokenizer: str,
+    table: bool,
+    with_ids: bool,
+    allow_special: tuple[str, ...],
+    color: str,
+    text: str | None,
+    as_json: bool,
+    text_or_file: str | None,
+) -> None:
+    """Show where a text is cut. An argument is a file where one has that name, else the text itself.
+
+    What is no whole character is shown as its bytes, `\\xe4`. Without colour a bar stands between tokens.
+    A line ends where the text's lines do.
+
+    \b
+    Examples:
+      bpetok tokens 'lower, lowest' -t gpt2
+      bpetok tokens text.txt -t my.bpetok --table
+      bpetok tokens --text '東京 <|endoftext|>' -t gpt2 --allow-special all --ids
+      echo hello | bpetok tokens -t gpt2 --json
+    """
+    if text is None and text_or_file not in (None, "-") and not os.path.exists(str(text_or_file)):
+        text, text_or_file = text_or_file, None
+    tok = open_tokenizer(tokenizer)
+    with open_input(text_or_file, text) as file:
+        encoded = tok.encode_with_offsets(
+            file.read(), allowed_special=allowed_specials(tok, allow_special), disallowed_special=()
+        )
+    if as_json:
+        print_json({"tokenizer": tok.name, "tokens": list(_as_json(encoded))})
+    elif table:
+        for line in _as_table(encoded, wants_color(color)):
+            sys.stdout.write(line + "\n")
+    else:
+        for part in _as_text(encoded, wants_color(color), with_ids):
+            sys.stdout.write(part)
 
 
-def _about_shards(folder: str) -> dict[str, Any]:
-    from bpetok import shards
+def _rows(encoded: Encoded) -> Iterator[tuple[int, bytes, list[int], list[int], bool]]:
+    """Of each token: id, bytes, where it begins and ends in bytes, likewise in characters, whether it is special."""
+    offsets = encoded.byte_offsets.tolist()
+    spans = [list(pair) for pair in zip(offsets, offsets[1:], strict=False)]  # noqa: RUF007
+    columns = (encoded.ids.tolist(), encoded.tokens, spans, encoded.char_spans.tolist(), encoded.special.tolist())
+    yield from zip(*columns, strict=True)
 
-    opened = shards.open(folder)
-    about: dict[str, Any] = {
-        name: {
-            "files": len(split.arrays),
-            "ids": split.tokens,
-            "documents": split.documents,
-            "bytes of text": split.text_bytes,
-        }
-        for name, split in opened.splits.items()
-    }
-    manifest = opened.manifest
-    return about | {
-        "vocab_size": manifest.vocab_size,
-        "dtype": manifest.dtype,
-        "end_of_text": manifest.end_of_text,
-        "fingerprint": manifest.fingerprint,
-    }
+
+def _as_json(encoded: Encoded) -> Iterator[dict[str, Any]]:
+    for token_id, token, span, chars, special in _rows(encoded):
+        yield {"id": token_id, **json_text(token), "bytes": span, "characters": chars, "special": special}
+
+
+def _as_table(encoded: Encoded, color: bool) -> Iterator[str]:
+    from bpetok.report import readable
+
+    yield f"{'id':>8}  {'bytes':>17}  {'characters':>17}  {'token':<24}  as bytes"
+    for at, (token_id, token, (begin, end), (first, behind), special) in enumerate(_rows(encoded)):
+        shown = _colored(readable(token), at, special, color)
+        filled = " " * max(0, 22 - len(readable(token)))
+        places = f"{begin:>8} {end:>8}  {first:>8} {behind:>8}"
+        yield f"{token_id:>8}  {places}  '{shown}'{filled}  {token.hex(' ')}" + "  special" * special
+
+
+def _as_text(encoded: Encoded, color: bool, with_ids: bool) -> Iterator[str]:
+    from bpetok.report import readable
+
+    at_start = True
+    for at, (token_id, token, _, _, special) in enumerate(_rows(encoded)):
+        bar = "" if at_start or color else "│"
+        yield bar + _colored(readable(token), at, special, color) + f"({token_id})" * with_ids
+        at_start = b"\n" in token
+        yield "\n" * at_start
+    yield "" if at_start else "\n"
+
+
+def _colored(shown: str, at: int, special: bool, color: bool) -> str:
+    if not color:
+        return shown
+    marked = special or None
+    return click.style(shown, fg=_BLACK, bg=_BACKGROUNDS[at % len(_BACKGROUNDS)], bold=marked, underline=marked)

@@ -27,8 +27,11 @@ def test_the_first_example_has_twelve_lines_and_runs_without_any_network(tmp_pat
     assert re.fullmatch(r"\d+ tokens, 601 ids, [0-9a-f]{12}\n", run_python(PYTHON_EXAMPLES[0], tmp_path))
 
 
-def test_the_example_in_place_of_tiktoken_runs(tmp_path: Path, data: Path) -> None:
-    run_python(PYTHON_EXAMPLES[1], tmp_path)
+@pytest.mark.parametrize("number", range(1, len(PYTHON_EXAMPLES)))
+def test_every_further_example_runs(number: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "cl100k_base" in PYTHON_EXAMPLES[number]:
+        request.getfixturevalue("data")  # OpenAI's files are there
+    run_python(PYTHON_EXAMPLES[number], tmp_path)
 
 
 def test_the_two_commands_are_those_that_ci_takes_from_here() -> None:

@@ -1,5 +1,7 @@
 """What the tests of the command lines share: running them, and a folder of things to run them on."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 import bpetok
+import cli.bpetok
 
 TEXT = "".join(f"The {n} cats sat on {n * 7 % 11} mats, and {n * 5 % 13} dogs did not.\n" for n in range(400))
 
@@ -46,6 +49,30 @@ def run() -> Run:
         return Done(done.returncode, done.stdout, done.stderr.decode())
 
     return run
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """As `run` of "bpetok", in this process, which is ten times quicker: for what does not depend on the process."""
+
+    def call(program: str, *args: object, given: bytes = b"", cwd: Path | None = None) -> Done:
+        streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
+        monkeypatch.setattr(sys, "argv", [program, *map(str, args)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), "utf-8"))
+        code = 0
+        with (
+            contextlib.chdir(cwd or "/"),
+            contextlib.redirect_stdout(streams["stdout"]),
+            contextlib.redirect_stderr(streams["stderr"]),
+        ):
+            try:
+                cli.bpetok.main()
+            except SystemExit as end:
+                code = int(end.code or 0)
+        out, err = (stream.buffer.getvalue() for stream in streams.values())
+        return Done(code, out, err.decode())
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,12 @@ import random
 import subprocess
 import sys
 
+import click
 import numpy as np
 import pytest
+
+import bpetok
+from cli import manners
 
 
 def test_encode_prints_the_ids_on_one_line_and_decode_gives_the_text_back(run, folder, tok) -> None:
@@ -17,27 +21,27 @@ def test_encode_prints_the_ids_on_one_line_and_decode_gives_the_text_back(run, f
     }
 
 
-def test_a_special_token_in_text_is_text_unless_it_is_named(run, folder, tok) -> None:
+def test_a_special_token_in_text_is_text_unless_it_is_named(call, folder, tok) -> None:
     text = b"a<|endoftext|>b"
-    plain = run("bpetok", "encode", "-t", "my.bpetok", cwd=folder, given=text)
+    plain = call("bpetok", "encode", "-t", "my.bpetok", cwd=folder, given=text)
     assert tok.eot_token not in map(int, plain.text.split())
     args = ("-t", "my.bpetok", "--allow-special", "<|endoftext|>")
     for extra in ([], ["--json"], ["--binary"]):
-        done = run("bpetok", "encode", *args, *extra, cwd=folder, given=text)
+        done = call("bpetok", "encode", *args, *extra, cwd=folder, given=text)
         ids = done.json["ids"] if extra == ["--json"] else None
         ids = np.frombuffer(done.out, "<u4").tolist() if extra == ["--binary"] else ids
         assert (ids or [int(word) for word in done.text.split()]) == tok.encode(text, allowed_special="all")
-    refused = run("bpetok", "encode", "-t", "my.bpetok", "--allow-special", "<|nope|>", cwd=folder)
+    refused = call("bpetok", "encode", "-t", "my.bpetok", "--allow-special", "<|nope|>", cwd=folder)
     assert refused.code == 2 and "must be a special token of my (<|endoftext|>)" in refused.err
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_any_bytes_come_back_through_binary_and_decimal_pipes(run, folder, seed) -> None:
+def test_any_bytes_come_back_through_binary_and_decimal_pipes(call, folder, seed) -> None:
     pieces = [b"\xff", b"\x00", b"abc ", " é中🙂".encode(), b"\r\n", b"\xe4\xb8", b"<|endoftext|>", b"  ", b"don't"]
     data = b"".join(random.Random(seed).choices(pieces, k=seed * 500))
     for flags in (["--binary"], []):
-        ids = run("bpetok", "encode", "-t", "my.bpetok", *flags, cwd=folder, given=data).out
-        assert run("bpetok", "decode", "-t", "my.bpetok", *flags, cwd=folder, given=ids).out == data
+        ids = call("bpetok", "encode", "-t", "my.bpetok", *flags, cwd=folder, given=data).out
+        assert call("bpetok", "decode", "-t", "my.bpetok", *flags, cwd=folder, given=ids).out == data
 
 
 def test_a_big_file_streams_through_a_pipe_in_little_memory(folder) -> None:
@@ -59,32 +63,135 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
     assert int(done.stdout) < 300, "megabytes"
 
 
-def test_count_prints_one_number_or_one_for_each_file(run, folder, tok) -> None:
+def test_count_prints_one_number_or_one_for_each_file(call, folder, tok) -> None:
     tokens = {name: tok.count((folder / name).read_bytes()) for name in ("corpus.txt", "text.txt")}
     given = (folder / "corpus.txt").read_bytes()
-    assert run("bpetok", "count", "-t", "my.bpetok", cwd=folder, given=given).text == f"{tokens['corpus.txt']}\n"
-    done = run("bpetok", "count", "-t", "my.bpetok", "corpus.txt", "text.txt", cwd=folder)
+    assert call("bpetok", "count", "-t", "my.bpetok", cwd=folder, given=given).text == f"{tokens['corpus.txt']}\n"
+    done = call("bpetok", "count", "-t", "my.bpetok", "corpus.txt", "text.txt", cwd=folder)
     assert [line.split() for line in done.text.splitlines()] == [
         [str(tokens["corpus.txt"]), "corpus.txt"],
         [str(tokens["text.txt"]), "text.txt"],
         [str(sum(tokens.values())), "total"],
     ]
-    twice = run("bpetok", "count", "-t", "my.bpetok", "text.txt", "text.txt", "-", "-", cwd=folder)
+    twice = call("bpetok", "count", "-t", "my.bpetok", "text.txt", "text.txt", "-", "-", cwd=folder)
     assert [int(line.split()[0]) for line in twice.text.splitlines()] == [tokens["text.txt"]] * 2 + [0, 0] + [
         2 * tokens["text.txt"]
     ]
-    done = run("bpetok", "count", "-t", "my.bpetok", "corpus.txt", "text.txt", "--json", cwd=folder)
+    done = call("bpetok", "count", "-t", "my.bpetok", "corpus.txt", "text.txt", "--json", cwd=folder)
     assert done.json == {"files": tokens, "total": sum(tokens.values())}
 
 
-def test_info_tells_a_tokenizer_and_a_folder_of_shards(run, folder, tok) -> None:
-    about = run("bpetok", "info", "my.bpetok", "--json", cwd=folder).json
-    assert about["ids"] == 301 and about["fingerprint"] == tok.fingerprint and about["pattern"] == "gpt4"
-    shown = run("bpetok", "info", "my.bpetok", cwd=folder).text
-    assert tok.fingerprint in shown and "<|endoftext|> 300" in shown
-    run("bpetok", "shard", "corpus.txt", "-t", "my.bpetok", "-o", "shards", cwd=folder)
-    about = run("bpetok", "info", "shards", "--json", cwd=folder).json
-    assert about["train"]["bytes of text"] + about["val"]["bytes of text"] == (folder / "corpus.txt").stat().st_size
+def test_text_may_be_given_on_the_command_line(call, folder, tok) -> None:
+    text = "The naïve cats"
+    done = call("bpetok", "encode", "-t", "my.bpetok", "--text", text, cwd=folder)
+    assert done.text.split() == [str(i) for i in tok.encode_ordinary(text)]
+    assert call("bpetok", "count", "-t", "my.bpetok", "--text", text, cwd=folder).text == f"{tok.count(text)}\n"
+    counted = call("bpetok", "count", "-t", "my.bpetok", "--text", text, "--json", cwd=folder).json
+    assert counted == {"files": {}, "total": tok.count(text)}
+    for command in ("encode", "count"):
+        both = call("bpetok", command, "-t", "my.bpetok", "--text", text, "text.txt", cwd=folder)
+        assert both.code == 2 and "--text and a file: give one of them" in both.err
+
+
+def test_all_special_tokens_may_be_allowed_at_once(call, folder, tok) -> None:
+    text = "a<|endoftext|>"
+    done = call("bpetok", "encode", "-t", "my.bpetok", "--allow-special", "all", "--text", text, cwd=folder)
+    assert done.text.split() == [str(i) for i in tok.encode(text, allowed_special="all")]
+
+
+def test_decode_gives_text_and_bytes_that_are_no_text_as_json(call, folder) -> None:
+    for data, base64 in (("né 中".encode(), None), (b"a\xffb", "Yf9i")):
+        ids = call("bpetok", "encode", "-t", "my.bpetok", cwd=folder, given=data).out
+        decoded = call("bpetok", "decode", "-t", "my.bpetok", "--json", cwd=folder, given=ids).json
+        assert decoded == {"text": data.decode(errors="replace"), "base64": base64}
+
+
+def test_truncate_writes_what_the_library_keeps(call, folder, tok) -> None:
+    data = (folder / "corpus.txt").read_bytes()
+    for args, keep, marker in (((), "start", ""), (("--keep", "both", "--marker", " … "), "both", " … ")):
+        done = call("bpetok", "truncate", "-t", "my.bpetok", "-n", 50, *args, "corpus.txt", cwd=folder)
+        assert done.out == tok.truncate(data, 50, keep=keep, marker=marker)
+        assert len(tok.encode_ordinary(done.out)) <= 50
+    same = call("bpetok", "truncate", "-t", "my.bpetok", "-n", 99, cwd=folder, given=b"short\xff")
+    assert same.out == b"short\xff", "what fits is not changed"
+    about = call("bpetok", "truncate", "-t", "my.bpetok", "-n", 2, "--text", "zzzz", "--json", cwd=folder).json
+    assert about == {"text": "zz", "base64": None, "tokens": 2, "truncated": True}
+    long = call("bpetok", "truncate", "-t", "my.bpetok", "-n", 1, "--marker", "zz", "--text", "zzzz", cwd=folder)
+    assert long.code == 2 and "--marker: must fit into -n 1, got 2 ids" in long.err
+
+
+# ---- tokens ----------------------------------------------------------------------------------------------------------
+
+SHOWN = "The 中\n<|endoftext|>"
+
+
+def test_tokens_of_running_text_are_parted_by_bars_and_half_characters_are_bytes(call, folder, tok) -> None:
+    done = call("bpetok", "tokens", "-t", "my.bpetok", "--allow-special", "all", "--text", SHOWN, cwd=folder)
+    assert done.text == "The│ │\\xe4│\\xb8│\\xad│\\n\n<|endoftext|>\n"
+    done = call("bpetok", "tokens", "-t", "my.bpetok", "--ids", "The 1", cwd=folder)
+    assert done.text == "│".join(f"{tok.decode([i])}({i})" for i in tok.encode("The 1")) + "\n"
+
+
+def test_tokens_takes_a_file_standard_input_or_the_text_itself(call, folder) -> None:
+    text = (folder / "text.txt").read_text()
+    by_name = call("bpetok", "tokens", "-t", "my.bpetok", "text.txt", cwd=folder)
+    for args, given in (((), text.encode()), (("-",), text.encode()), ((text,), b"")):
+        assert call("bpetok", "tokens", "-t", "my.bpetok", *args, cwd=folder, given=given).out == by_name.out
+    assert call("bpetok", "tokens", "-t", "my.bpetok", "texd.txt", cwd=folder).text.replace("│", "") == "texd.txt\n"
+
+
+def test_tokens_as_a_table_and_as_json_hold_ids_bytes_and_places(call, folder, tok) -> None:
+    args = ("-t", "my.bpetok", "--allow-special", "all", "--text", SHOWN)
+    encoded = tok.encode_with_offsets(SHOWN, allowed_special="all")
+    rows = call("bpetok", "tokens", *args, "--table", cwd=folder).text.splitlines()[1:]
+    assert [int(row.split()[0]) for row in rows] == encoded.ids.tolist()
+    assert rows[0].split() == [str(encoded.ids[0]), "0", "3", "0", "3", "'The'", "54", "68", "65"]
+    assert rows[2].split()[1:] == ["4", "5", "4", "5", r"'\xe4'", "e4"]
+    assert rows[-1].endswith("special") and not rows[0].endswith("special")
+    tokens = call("bpetok", "tokens", *args, "--json", cwd=folder).json["tokens"]
+    assert [one["id"] for one in tokens] == encoded.ids.tolist()
+    assert [one["bytes"][0] for one in tokens] == encoded.byte_offsets[:-1].tolist()
+    assert [one["characters"] for one in tokens] == encoded.char_spans.tolist()
+    assert [one["special"] for one in tokens] == encoded.special.tolist()
+    assert (tokens[0]["text"], tokens[2]["base64"]) == ("The", "5A==")
+
+
+def test_colour_is_for_terminals_or_where_it_is_asked_for(call, folder) -> None:
+    args = ("bpetok", "tokens", "-t", "my.bpetok", "--text", "The cat")
+    assert "\x1b" not in call(*args, cwd=folder).text
+    colored = call(*args, "--color", "always", cwd=folder).text
+    assert "\x1b[38;5;16m\x1b[48;5;151mThe\x1b[0m" in colored and "│" not in colored
+
+
+@pytest.mark.parametrize(("more", "colored"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_a_terminal_has_colours_unless_it_or_its_user_wants_none(folder, more, colored) -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    ours, theirs = pty.openpty()
+    env = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm"} | more
+    command = [sys.executable, "-m", "bpetok", "tokens", "-t", "my.bpetok", "--text", "The cat"]
+    subprocess.run(command, cwd=folder, env=env, stdout=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 10_000)
+    os.close(ours)
+    assert (b"\x1b[" in shown) is colored and b"The" in shown
+
+
+# ---- which tokenizer -------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_openai_stands_for_its_encoding(call, encoding) -> None:
+    expected = encoding("o200k_base").count("hello there")
+    done = call("bpetok", "count", "-t", "gpt-4o-mini", "--text", "hello there")
+    assert done.text == f"{expected}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("gpt4", "cl100k_base"), ("GPT4o", "o200k_base"), ("cl100k_bse", "cl100k_base"), ("harmony", "o200k_harmony")],
+)
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(name: str, hint: str) -> None:
+    with pytest.raises(click.UsageError, match=rf"got '{name}'\nhint: did you mean {hint}\?"):
+        manners.open_tokenizer(name)
 
 
 MISTAKES = {
@@ -104,6 +211,8 @@ MISTAKES = {
     "an empty corpus": (("train", "/dev/null", "--vocab-size", 300, "-o", "x.bpetok"), 3, "must hold text, got none"),
     "a text for a tokenizer": (("encode", "-t", "corpus.txt"), 3, "must be a .bpetok file, tiktoken ranks or"),
     "an altered tokenizer": (("encode", "-t", "altered.bpetok"), 4, "sha256 must be"),
+    "a file that is none": (("count", "-t", "my.bpetok", "gone.txt"), 2, "hint: --text takes text itself\n"),
+    "ranks for a tokenizer": (("count", "-t", "my.tiktoken", "text.txt"), 3, "hint: bpetok import my.tiktoken --pat"),
     "words for ids": (("decode", "-t", "my.bpetok", "text.txt"), 3, "word 1 must be a decimal id, got b'The'"),
     "an id too high": (("decode", "-t", "my.bpetok", "high.ids"), 3, "no token has the id 999999"),
     "a number of many digits": (("decode", "-t", "my.bpetok", "long.ids"), 3, "word 1 must be a decimal id"),
@@ -119,15 +228,16 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(run, folder, mistake) -> None:
+def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(call, folder, mistake) -> None:
     altered = (folder / "my.bpetok").read_text().replace('"name": "my"', '"name": "his"')
     (folder / "altered.bpetok").write_text(altered)
+    bpetok.load(folder / "my.bpetok").save(folder / "my.tiktoken")
     (folder / "high.ids").write_text("65 999999")
     (folder / "huge.ids").write_text("99999999999")
     (folder / "long.ids").write_text("1" * 5000)
     (folder / "half.ids").write_bytes(b"A\0\0\0B\0")
     args, code, message = MISTAKES[mistake]
-    done = run("bpetok", *args, cwd=folder)
+    done = call("bpetok", *args, cwd=folder)
     assert (done.code, message in done.err) == (code, True), done.err
     assert "Traceback" not in done.err
     assert len(done.err.splitlines()) <= 5
