@@ -141,9 +141,17 @@ def get_encoding(encoding_name: str, *, cache_mb: int = 64) -> Encoding:
         near = difflib.get_close_matches(str(encoding_name), names, n=1)
         raise EncodingError(
             f"encoding: must be one of {', '.join(names)}, got {encoding_name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else "a tokenizer file is read by bpetok.load(path)",
+            hint=_hint_for(str(encoding_name), near),
         )
     return _made(encoding_name, cache_mb)
+
+
+def _hint_for(name: str, near: list[str]) -> str:
+    try:
+        return f"encoding_for_model({name!r}) gives {encoding_name_for_model(name)}"
+    except UnknownTokenError:
+        is_file = "." in name or "/" in name
+        return f"did you mean {near[0]!r}?" if near and not is_file else "a tokenizer file is read by bpetok.load(path)"
 
 
 @cache

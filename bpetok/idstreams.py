@@ -1,4 +1,4 @@
-"""Ids that come as bytes, from a file or a pipe: decimal numbers between blanks, or little-endian uint32."""
+"""Ids that come as bytes, from a file or a pipe: decimal numbers, or little-endian uint32."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_BETWEEN = bytes.maketrans(b",[]()", b"     ")
+
+
 def read_decimal(file: BinaryIO) -> Iterator[list[int]]:
-    """The ids of decimal numbers with blanks or newlines between them.
+    """The ids of decimal numbers with blanks, newlines or commas between them; brackets around them do not matter.
 
     Raises:
         DataError: something else stands there; names its place.
@@ -22,7 +25,7 @@ def read_decimal(file: BinaryIO) -> Iterator[list[int]]:
     rest = b""
     words = 0
     for chunk in chunks_of(file):
-        text = rest + chunk
+        text = rest + chunk.translate(_BETWEEN)
         whole = max(text.rfind(blank) for blank in (b" ", b"\n", b"\t", b"\r")) + 1
         rest = text[whole:]
         ids = _decimal(text[:whole].split(), words)
@@ -34,7 +37,8 @@ def read_decimal(file: BinaryIO) -> Iterator[list[int]]:
 def _decimal(words: list[bytes], before: int) -> list[int]:
     for i, word in enumerate(words, start=before + 1):
         if not word.isdigit() or len(word) > 20:
-            raise DataError(f"ids: word {i} must be a decimal id, got {word[:40]!r}")
+            hint = "the ids alone are read: without --json" if word.startswith(b"{") else None
+            raise DataError(f"ids: word {i} must be a decimal id, got {word[:40]!r}", hint=hint)
     return [int(word) for word in words]
 
 

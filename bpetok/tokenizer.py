@@ -207,7 +207,8 @@ class Tokenizer:
 
         So a chat template's special tokens become ids, and a user's never do. Spans are cut into pretokens as one
         text: without special tokens, the ids are those of `encode_ordinary` of all of it. A special token may stand
-        across two trusted spans that follow each other, never across the border of one that is not.
+        across two trusted spans that follow each other, never across the border of one that is not. What only looks
+        like a special token, as the vocabulary has none of that name, is text; see `special_tokens_set`.
 
         Args:
             spans: texts in order, each with whether it is trusted.
@@ -220,9 +221,7 @@ class Tokenizer:
         ids: list[int] = []
         ordinary: list[bytes] = []
         chunks = TextChunks()
-        for trusted, group in groupby(spans, key=lambda span: span[1]):
-            if not isinstance(trusted, bool):
-                raise TypeError(f"encode_spans: trusted must be True or False, got {trusted!r:.80}")
+        for trusted, group in groupby(map(_checked_span, spans), key=lambda span: span[1]):
             data = b"".join(chunks.add(text) for text, _ in group)
             for part in self._all_specials.split(data) if trusted and self._all_specials else [data]:
                 if isinstance(part, bytes):
@@ -603,6 +602,7 @@ def load(
         cache_mb: as `Tokenizer`.
 
     Raises:
+        FileNotFoundError: there is no such file.
         FormatError: the file is in no known format, or pattern and special tokens are needed.
         CorruptionError: the file is not as it was written.
         VocabError: the vocabulary breaks its own rules.
@@ -658,6 +658,12 @@ class Encoding(Tokenizer):
     def __repr__(self) -> str:
         """As tiktoken's."""
         return f"<Encoding {self.name!r}>"
+
+
+def _checked_span(span: tuple[Text, bool]) -> tuple[Text, bool]:
+    if not (isinstance(span, tuple | list) and len(span) == 2 and isinstance(span[1], bool)):
+        raise TypeError(f"encode_spans: a span must be a text and True or False, got {span!r:.80}")
+    return span[0], span[1]
 
 
 def _which_text(error: SpecialTokenError, texts: Iterable[Text], refused: _core.Specials | None) -> SpecialTokenError:

@@ -279,6 +279,11 @@ class _Work:
                 f"train: a source must be texts, files or rows, got {type(source).__name__} of {_names_in(source)}",
                 hint="give one split, or one column",
             )
+        if isinstance(source, str) and len(source) < 256 and "\n" not in source and Path(source).is_file():
+            raise DataError(
+                f"train: the whole source must be more than the name of a file, got {source!r}",
+                hint=f"pathlib.Path({source!r}) is the file; a str is text",
+            )
         if not isinstance(source, Iterable | Path) and not _is_file(source):
             raise TypeError(f"train: a source must be texts, files, rows or counts, got {source!r:.80}")
 

@@ -146,6 +146,8 @@ def import_(file: Path, pattern: str | None, special: dict[str, int], output: Pa
             f"{vocab.split}, by {vocab.semantics}",
             err=True,
         )
+        if drops := _held(vocab, output, formats.format_to_write(output).name)["drops"]:
+            click.echo(f"drops {', '.join(drops)}: keep the source too", err=True)
 
 
 @contextmanager

@@ -318,6 +318,9 @@ def wants_color(color: str) -> bool:
     return color == "always" or (color == "auto" and sys.stdout.isatty() and not plain)
 
 
+_MOST_LISTED = 5  # things that are several facts each; --json lists all
+
+
 def print_facts(about: Mapping[str, Any], indent: int = 0) -> None:
     """Prints names and values, one a line, those inside others further to the right."""
     width = max((len(str(key)) for key in about), default=0)
@@ -327,8 +330,9 @@ def print_facts(about: Mapping[str, Any], indent: int = 0) -> None:
             click.echo(start.rstrip())
             print_facts(value, indent + 2)
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            click.echo(start.rstrip())
-            for one in value:
+            more = f"  {len(value):,}, of which the first" if len(value) > _MOST_LISTED else ""
+            click.echo(start.rstrip() + more)
+            for one in value[:_MOST_LISTED]:
                 click.echo(f"{' ' * indent}  " + ", ".join(f"{name} {_fact(inner)}" for name, inner in one.items()))
         else:
             click.echo(f"{start}  {_fact(value)}".rstrip())

@@ -138,15 +138,15 @@ def _first_of(texts: list[str], how_many: int = _SHOWN) -> str:
 @json_option
 @click.argument("token", required=False)
 def merges(tokenizer: str, token_id: int | None, as_json: bool, token: str | None) -> None:
-    r"""Show the merges that make a token: each tree's root is merged from the two below it, those of lower rank first.
+    """Show the merges that make a token: each tree's root is merged from the two below it, those of lower rank first.
 
-    TOKEN is text, in which \xHH is a byte, and \n, \r, \t and \\ are what they are in Python. What is no single
+    TOKEN is text, in which \\xHH is a byte, and \\n, \\r, \\t and \\\\ are what they are in Python. What is no single
     token is shown as the several that its bytes become, if nothing cuts them before that.
 
     \b
     Examples:
       bpetok merges ' lower' -t gpt2
-      bpetok merges '\xe4\xb8\xad' -t gpt2
+      bpetok merges '\\xe4\\xb8\\xad' -t gpt2
       bpetok merges --id 262 -t gpt2 --json
     """
     from bpetok.report import derive, from_readable, readable

@@ -17,6 +17,7 @@ pickle: what could run code, or is not byte-level BPE, is recognised and refused
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,9 @@ NAMES = tuple(sorted(_BY_NAME))
 """The names of the formats, as `write` and the command line take them."""
 
 
-def read(path: Path, *, pattern: str | None = None, special_tokens: Mapping[str, int] | None = None) -> Vocab:
+def read(
+    path: str | os.PathLike[str], *, pattern: str | None = None, special_tokens: Mapping[str, int] | None = None
+) -> Vocab:
     """Reads a tokenizer file, or a folder with one, of any known format.
 
     Args:
@@ -76,6 +79,9 @@ def read(path: Path, *, pattern: str | None = None, special_tokens: Mapping[str,
     Raises:
         FormatError: no known format, or pattern and special tokens are missing, or given where the file has its own.
     """
+    path = Path(path)
+    if special_tokens is not None and not isinstance(special_tokens, Mapping):
+        raise TypeError(f"special_tokens must map each text to its id, got {special_tokens!r:.80}")
     found = _recognise_folder(path) if path.is_dir() else _recognise(path)
     if found.name == "tiktoken":
         return _read_ranks(path, pattern, special_tokens)
@@ -106,9 +112,13 @@ def _recognise(path: Path) -> Format:
             return one
     raise FormatError(
         f"{path}: must be a .bpetok file, tiktoken ranks or another known format, "
-        f"got a file that begins with {head[:24]!r}",
-        hint=f"the formats are {', '.join(NAMES)}",
+        f"got {f'a file that begins with {head[:24]!r}' if head else 'an empty file'}",
+        hint=_PAIR_HINT if path.name in _PAIR else f"the formats are {', '.join(NAMES)}",
     )
+
+
+_PAIR = ("vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+_PAIR_HINT = "GPT-2's pair of files is not read: take the tokenizer.json that goes with it"
 
 
 def _refused(head: bytes) -> str | None:
@@ -184,12 +194,20 @@ def check_suffix(path: Path) -> None:
     format_to_write(path)
 
 
-def write(vocab: Vocab, path: Path, *, format: str | None = None) -> None:
+def write(vocab: Vocab, path: str | os.PathLike[str], *, format: str | None = None) -> None:
     """Writes a vocabulary in a format by name, or else in the one that the file's name or suffix stands for.
 
     What is written was proven first: the format's own library, where it is installed, gives a probe text our ids.
 
     Raises:
-        FormatError: as `format_to_write`; or the format cannot hold this vocabulary, or it could not be proven.
+        FormatError: as `format_to_write`; or the format cannot hold this vocabulary, or it could not be proven; or the
+            folder has a tokenizer in another format, beside which this one could not be told.
     """
-    format_to_write(path, format).load().write(vocab, path)
+    path = Path(path)
+    chosen = format_to_write(path, format)
+    others = [one.inside for one in FORMATS if one.inside not in ("", chosen.inside) and (path / one.inside).exists()]
+    if others:
+        raise FormatError(
+            f"{path}: the folder must hold no other tokenizer, got {others[0]}", hint="name another folder"
+        )
+    chosen.load().write(vocab, path)

@@ -260,7 +260,7 @@ def _pre(vocab: Vocab, path: Path) -> tuple[str, bool]:
     names = [name for name, spelling in SPELLINGS.items() if any(spelling == pattern for pattern, _ in PRES.values())]
     raise FormatError(
         f"{path}: no GGUF pre-tokenizer is this function: {vocab.split!s:.80}{manner}",
-        hint=f"the patterns with one are {', '.join(names)}, and llama.cpp's own for gpt-4o and tekken",
+        hint=f"the patterns with one are {', '.join(names)}",
     )
 
 

@@ -7,7 +7,7 @@ r"""Hugging Face's `tokenizer.json`, of byte-level BPE: GPT-2's kind, Llama 3's,
 | `normalizer` | null or `NFC` | likewise |
 | `added_tokens` | special tokens here, also those that are not `special` there | with the flags that they had |
 | `post_processor` | decides nothing here; kept in the provenance | as it was read, else `ByteLevel` |
-| `decoder` | `ByteLevel` | likewise |
+| `decoder` | `ByteLevel` or null | `ByteLevel` |
 
 Every text has the ids that `tokenizers` gives it: `encode(text, add_special_tokens=False).ids` there is
 `encode(text, allowed_special="all")` here. All that would need more than this is refused, with the place in the file.
@@ -87,16 +87,16 @@ def read(path: Path) -> Vocab:
     for key in ("truncation", "padding"):
         if document.get(key) is not None:
             raise FormatError(f"{where}{key} must be null, got {document[key]!r:.60}", hint="cut and pad ids yourself")
-    _check_decoder(document.get("decoder"), where)
-    _check_post_processor(document.get("post_processor"), f"{where}post_processor", depth=0)
-    normalization = _normalization(document.get("normalizer"), f"{where}normalizer")
     model = member(document, "model", dict, where)
     _check_model(model, f"{where}model.")
+    pattern = _pattern(document.get("pre_tokenizer"), f"{where}pre_tokenizer")
+    normalization = _normalization(document.get("normalizer"), f"{where}normalizer")
+    _check_post_processor(document.get("post_processor"), f"{where}post_processor", depth=0)
+    _check_decoder(document.get("decoder"), where)
     table = _table(model, f"{where}model.")
     tokens = added.read(document, table, normalization, where)
     ranks = _ranks(table, set(tokens.ids), f"{where}model.")
     merges = _merges(model, table, ranks, tokens, f"{where}model.")
-    pattern = _pattern(document.get("pre_tokenizer"), f"{where}pre_tokenizer")
     provenance: dict[str, Any] = {"read from": file.name}
     if tokens.flags or document.get("post_processor") != _POST_PROCESSOR:
         provenance[NAME] = {"added_tokens": tokens.flags, "post_processor": document.get("post_processor")}
@@ -120,6 +120,8 @@ def _check_keys(thing: Mapping[str, Any], known: set[str], where: str) -> None:
 
 
 def _check_decoder(decoder: Any, where: str) -> None:
+    if decoder is None:  # ids are the same without one; their text is that of their bytes
+        return
     if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
         raise FormatError(f"{where}decoder must be of the type 'ByteLevel', got {decoder!r:.60}")
 

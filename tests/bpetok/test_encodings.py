@@ -254,3 +254,17 @@ def test_a_write_that_fails_leaves_no_part_in_the_cache(made_up, server, tmp_pat
     with pytest.raises(OSError, match="No space left"):
         bpetok.get_encoding("made_up")
     assert list((tmp_path / "bpetok").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("gpt-4", "encoding_for_model('gpt-4') gives cl100k_base"),
+        ("my.bpetok", "a tokenizer file is read by bpetok.load(path)"),
+        ("o200k_bas", "did you mean 'o200k_base'?"),
+    ],
+)
+def test_the_hint_for_an_unknown_name_is_what_was_meant(name, hint):
+    with pytest.raises(bpetok.EncodingError) as caught:
+        bpetok.get_encoding(name)
+    assert caught.value.hint == hint

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import bpetok
-from bpetok import Vocab, files, formats
+from bpetok import FormatError, Vocab, files, formats
 from bpetok.formats import minbpe, native, probe, tiktoken
 
 BYTES = {bytes([byte]): byte for byte in range(256)}
@@ -469,3 +469,21 @@ def test_no_source_file_of_the_package_knows_pickle():
                 imported.add(node.module.split(".")[0])
     assert "json" in imported
     assert not imported & {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
+
+
+def test_paths_may_be_text_and_a_folder_holds_one_tokenizer(small, tmp_path):
+    folder = tmp_path / "exported"
+    formats.write(small.vocab, str(folder), format="huggingface")
+    assert formats.read(str(folder)).ranks == dict(small.vocab.ranks)
+    with pytest.raises(FormatError, match=r"the folder must hold no other tokenizer, got tokenizer\.json"):
+        formats.write(small.vocab, folder, format="tiktoken-plugin")
+    assert formats.read(folder).ranks == dict(small.vocab.ranks)  # as it was
+    with pytest.raises(TypeError, match="special_tokens must map each text to its id"):
+        formats.read(tmp_path / "x.tiktoken", pattern="gpt2", special_tokens=["<s>"])
+
+
+@pytest.mark.parametrize(("name", "match"), [("vocab.json", "GPT-2's pair of files"), ("empty", "an empty file")])
+def test_files_that_are_no_tokenizer_alone_are_explained(name, match, tmp_path):
+    (tmp_path / name).write_text('{"!": 0}' if name == "vocab.json" else "")
+    with pytest.raises(FormatError, match=match):
+        formats.read(tmp_path / name)

@@ -214,7 +214,7 @@ def ranks(name, contents, match, **arguments):
 
 
 RANKS = [
-    ranks("an empty file", b"", "got a file that begins with b''"),
+    ranks("an empty file", b"", "got an empty file"),
     ranks("a token twice", lines() + b"AA== 256\n", r":257: a token must stand once, got b'\\x00' again"),
     ranks("a rank twice", lines() + b"AAA= 255\n", r":257: a rank must stand once, got 255 again"),
     ranks("a byte missing", lines(BYTES[:-1]), r"must be a token, missing b'\\xff'"),
@@ -642,7 +642,7 @@ def folder(path):
 
 
 OTHERS = [
-    Case("an empty file", b"", "another known format, got a file that begins with b''"),
+    Case("an empty file", b"", "another known format, got an empty file"),
     Case("a text", "hello world\n", "another known format, got a file that begins with b'hello world"),
     Case("NUL, a gigabyte of it", sparse(b""), "another known format"),
     Case("a pickle", b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x8c\x06system\x93.", "a pickle, which"),

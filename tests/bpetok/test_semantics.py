@@ -60,6 +60,6 @@ def test_each_token_that_is_made_otherwise_is_named():
     assert differences.out_of_order == (256,) and not differences.same
 
 
-@pytest.mark.parametrize("name", ["gpt2", "cl100k_base"])
+@pytest.mark.parametrize("name", ["gpt2", pytest.param("cl100k_base", marks=pytest.mark.slow)])
 def test_published_ranks_are_the_same_function_as_the_merges_recovered_from_them(encoding, name):
     assert semantic_differences(encoding(name).vocab).same

@@ -204,7 +204,7 @@ def test_a_refusal_in_a_batch_names_the_text(small):
         (lambda tok: tok.decode(None), "'NoneType' object is not iterable"),
         (lambda tok: tok.encode_batch(None), "'NoneType' object is not iterable"),
         (lambda tok: tok.decode_single_token_bytes(None), "cannot be interpreted as an integer"),
-        (lambda tok: tok.encode_spans(["ab"]), "trusted must be True or False, got 'b'"),
+        (lambda tok: tok.encode_spans(["ab"]), "a span must be a text and True or False, got 'ab'"),
         (lambda tok: tok.truncate("lower", None), "cannot be interpreted as an integer"),
         (lambda tok: bpetok.Tokenizer("gpt2"), r"vocab must be a Vocab, got 'gpt2'; get_encoding\(name\)"),
     ],

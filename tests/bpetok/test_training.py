@@ -477,3 +477,12 @@ def test_training_lets_other_threads_run():
     stop.set()
     thread.join()
     assert ticks
+
+
+def test_a_source_that_is_the_name_of_a_file_was_meant_as_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("corpus.txt").write_text("low lower lowest")
+    with pytest.raises(bpetok.DataError, match=r"must be more than the name of a file, got 'corpus\.txt'") as caught:
+        bpetok.train("corpus.txt", 258)
+    assert caught.value.hint == "pathlib.Path('corpus.txt') is the file; a str is text"
+    assert bpetok.train(["corpus.txt"], 258).vocab.provenance["documents"] == 1

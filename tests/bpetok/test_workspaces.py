@@ -169,7 +169,7 @@ print(full - start, megabytes() - full)
 
 
 def test_a_cache_must_not_be_negative(small):
-    with pytest.raises(ValueError, match="cache_mb must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="cache_mb must be 0 to 1048576, got -1"):
         bpetok.Tokenizer(small.vocab, cache_mb=-1)
 
 

@@ -114,7 +114,15 @@ def test_the_examples_of_one_command_run(example: str, workshop: Path, tmp_path:
     assert done.out or "-o " in example
 
 
-@pytest.mark.parametrize("example", [one for one in examples() if needs_a_shell(one)])
+LONG = ("lm quickstart", "lm sample runs/quickstart", "lm train gpt.toml -o runs/wide")  # tests/cli/test_model.py too
+
+
+def by_shell() -> list[object]:
+    found = [one for one in examples() if needs_a_shell(one)]
+    return [pytest.param(one, marks=pytest.mark.slow) if one.startswith(LONG) else one for one in found]
+
+
+@pytest.mark.parametrize("example", by_shell())
 def test_the_examples_in_the_help_run(example: str, workshop: Path, tmp_path: Path) -> None:
     if not example.startswith("lm "):  # these write over what others read; those are slow, and share their runs
         workshop = Path(shutil.copytree(workshop, tmp_path / "workshop"))

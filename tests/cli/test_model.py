@@ -89,9 +89,9 @@ def test_a_run_that_gets_sigterm_exits_75_and_goes_on_to_the_same_weights(run, p
     assert (project / "parts" / weights).read_bytes() == (project / "whole" / weights).read_bytes()
 
 
-def test_what_does_not_belong_together_is_exit_code_5(run, project) -> None:
+def test_what_does_not_belong_together_is_exit_code_5(call, project) -> None:
     bpetok.train("other text", 300, special_tokens=["<|endoftext|>"]).save(project / "other.bpetok")
-    done = run("lm", "train", "gpt.toml", "--set", "data.tokenizer=other.bpetok", "-o", "x", cwd=project)
+    done = call("lm", "train", "gpt.toml", "--set", "data.tokenizer=other.bpetok", "-o", "x", cwd=project)
     assert done.code == 5 and "the shards were made with the vocabulary" in done.err and "hint: " in done.err
 
 
@@ -108,9 +108,9 @@ def test_what_does_not_belong_together_is_exit_code_5(run, project) -> None:
         (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
     ],
 )
-def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(run, project, args, code, message) -> None:
+def test_a_mistake_gives_its_exit_code_and_a_line_without_a_traceback(call, project, args, code, message) -> None:
     (project / "empty.txt").write_text("")
-    done = run("lm", *args, cwd=project)
+    done = call("lm", *args, cwd=project)
     assert (done.code, message in done.err) == (code, True), done.err
     assert "Traceback" not in done.err
 
@@ -146,12 +146,12 @@ def test_quickstart_does_not_take_another_text_of_the_same_name_and_size_for_the
     assert other.code == 5 and "the run's text must be" in other.err
 
 
-def test_quickstart_does_not_write_over_another_run_or_tokenizer(run, project) -> None:
+def test_quickstart_does_not_write_over_another_run_or_tokenizer(call, project) -> None:
     (project / "my.bpetok").rename(project / "tokenizer.bpetok")
     before = (project / "tokenizer.bpetok").read_bytes()
     shards_before = sorted(path.name for path in (project / "shards").iterdir())
     (project / "shards" / "manifest.json").unlink()
-    done = run("lm", "quickstart", "corpus.txt", "-o", ".", cwd=project)
+    done = call("lm", "quickstart", "corpus.txt", "-o", ".", cwd=project)
     assert done.code == 5 and "must not hold another run or tokenizer" in done.err
     assert (project / "tokenizer.bpetok").read_bytes() == before
     assert sorted([*(path.name for path in (project / "shards").iterdir()), "manifest.json"]) == shards_before
