@@ -5,6 +5,7 @@ The slow twin that defines the result is `BasicTokenizer.train` in `bpetok.refer
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -279,7 +280,7 @@ class _Work:
                 f"train: a source must be texts, files or rows, got {type(source).__name__} of {_names_in(source)}",
                 hint="give one split, or one column",
             )
-        if isinstance(source, str) and len(source) < 256 and "\n" not in source and Path(source).is_file():
+        if isinstance(source, str) and len(source) < 256 and "\n" not in source and os.path.isfile(source):
             raise DataError(
                 f"train: the whole source must be more than the name of a file, got {source!r}",
                 hint=f"pathlib.Path({source!r}) is the file; a str is text",

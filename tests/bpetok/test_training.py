@@ -486,3 +486,4 @@ def test_a_source_that_is_the_name_of_a_file_was_meant_as_a_path(tmp_path, monke
         bpetok.train("corpus.txt", 258)
     assert caught.value.hint == "pathlib.Path('corpus.txt') is the file; a str is text"
     assert bpetok.train(["corpus.txt"], 258).vocab.provenance["documents"] == 1
+    assert bpetok.train("é" * 200 + "\0", 258).n_vocab == 258  # too long for a name, and with what no name has
