@@ -8,8 +8,8 @@ other continuations bring to light: they are chosen by what the named patterns t
 blank and anything else, and the tests compare with all continuations, by brute force, on small vocabularies. An
 expression of somebody's own may look at what none of them has.
 
-Cost: some ten to two hundred short encodings for each token that the text's end may become. Behind a blank a third of
-a vocabulary is; with a token of thousands of bytes, as many places.
+Cost: some ten to two hundred short encodings for each token that the text's end may become, which behind a blank is a
+third of a vocabulary; and a token of thousands of bytes makes as many places to look at.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def steps_of(run_folder: Path) -> list[int]:
     return [line["step"] for line in lines if line["event"] == "step"]
 
 
+@pytest.mark.slow
 def test_train_leaves_a_run_that_sample_draws_from(run, project) -> None:
     done = run("lm", "train", "gpt.toml", "-o", "runs/gpt", cwd=project)
     assert done.code == 0, done.err
