@@ -20,6 +20,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from bpetok import semantics
 from bpetok.errors import DataError, IncompatibleError
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import Pair, Vocab
@@ -555,7 +556,5 @@ def with_other_semantics(vocab: Vocab) -> Vocab:
     Raises:
         VocabError: a token has no merge, so there is no list; or the other way is not possible.
     """
-    name = f"{vocab.name}, {'merges' if vocab.semantics == 'rank' else 'rank'}"
-    if vocab.semantics == "rank":
-        return dataclasses.replace(vocab, semantics="merges", merges=vocab.recover_merges(), name=name)
-    return dataclasses.replace(vocab, semantics="rank", ignore_merges=False, name=name)
+    other = semantics.as_list(vocab) if vocab.semantics == "rank" else semantics.as_ranks(vocab)
+    return dataclasses.replace(other, name=f"{vocab.name}, {other.semantics}")

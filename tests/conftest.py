@@ -38,6 +38,12 @@ def data() -> Path:
     return DATA
 
 
+@pytest.fixture(scope="session")
+def texts_at_hand() -> list[str]:
+    """The texts of the corpus; none where there is no data folder."""
+    return [file.read_bytes().decode() for file in sorted((DATA / "corpus").glob("*.txt"))]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def vocabulary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where bpetok and tiktoken find OpenAI's files: never the network, never the user's own cache.

@@ -78,24 +78,26 @@ def mine():
 # ---- reading: the ids of `tokenizers` --------------------------------------------------------------------------------
 
 
-def test_gpt2_has_the_ids_of_tokenizers_on_every_file_of_the_corpus(data, corpus):
+@pytest.fixture
+def gpt2_file(data):
     path = data / "hf" / "gpt2_tokenizer.json"
     if not path.is_file():
-        pytest.skip(f"needs test data: {path} is not there")
-    vocab = formats.read(path)
+        pytest.skip(f"needs test data: {path} is not there; BPETOK_DATA names the folder")
+    return path
+
+
+def test_gpt2_has_the_ids_of_tokenizers_on_every_file_of_the_corpus(gpt2_file, corpus):
+    vocab = formats.read(gpt2_file)
     assert (len(vocab), vocab.split.name, vocab.semantics) == (50257, "gpt2", "merges")
     assert dict(vocab.special_tokens) == {"<|endoftext|>": 50256}
-    tok, encode = bpetok.Tokenizer(vocab), ids_in(tokenizers.Tokenizer.from_file(str(path)))
+    tok, encode = bpetok.Tokenizer(vocab), ids_in(tokenizers.Tokenizer.from_file(str(gpt2_file)))
     for name, text in corpus.items():
         assert tok.encode(text[:30_000], allowed_special="all") == encode(text[:30_000]), name
     probe.prove(vocab, encode, "gpt2", allowed_special="all")
 
 
-def test_gpt2_is_the_published_vocabulary(data, encoding):
-    path = data / "hf" / "gpt2_tokenizer.json"
-    if not path.is_file():
-        pytest.skip(f"needs test data: {path} is not there")
-    vocab, published = formats.read(path), encoding("gpt2").vocab
+def test_gpt2_is_the_published_vocabulary(gpt2_file, encoding):
+    vocab, published = formats.read(gpt2_file), encoding("gpt2").vocab
     assert (vocab.ranks, vocab.special_tokens) == (dict(published.ranks), published.special_tokens)
     assert list(vocab.merges) == published.recover_merges()
 
@@ -174,13 +176,9 @@ def test_what_was_read_is_written_as_it_was(name, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def tiny_corpus(request):
-    """The beginnings of real texts; the probe alone where the data are not at hand."""
-    try:
-        corpus = request.getfixturevalue("corpus")
-    except pytest.skip.Exception:
-        return [TEXT, TEXT[::-1]]
-    return [text[:4000] for text in corpus.values()]
+def tiny_corpus(texts_at_hand):
+    """The beginnings of real texts; the probe alone where there are none."""
+    return [text[:4000] for text in texts_at_hand] or [TEXT, TEXT[::-1]]
 
 
 @pytest.fixture(scope="module")
