@@ -36,6 +36,7 @@ from lm.models import LADDER
 from lm.models.contract import LanguageModel
 from lm.optim import adamw, set_learning_rate
 from lm.parallel import autocast, pick_device, pick_dtype, require_one_process
+from lm.prefetch import Prefetch, to_device
 from lm.run import RunFolder, append_metric, cut_metrics, read_metrics
 from lm.schedule import learning_rate
 
@@ -136,7 +137,7 @@ def train(
     """
     run = _open(config, RunFolder(Path(run_dir)), resume=resume, on_event=on_event)
     plan = config.run
-    with _asked_to_stop() as stopped_by:
+    with _reading_ahead(run), _asked_to_stop() as stopped_by:
         if run.step == 0:
             _evaluate(run)
         while run.step < plan.steps:
@@ -165,7 +166,7 @@ class _Run:
     model: LanguageModel
     forward: Callable[[Tensor], Tensor]  # the model, or its compiled twin over the same weights
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    batches: Batches | Prefetch
     device: torch.device
     dtype: torch.dtype
     on_event: Callable[[Event], None]
@@ -269,6 +270,19 @@ def _write_settings(run: _Run) -> None:
         folder.metrics.write_text("", encoding="utf-8")
 
 
+@contextmanager
+def _reading_ahead(run: _Run) -> Iterator[None]:
+    """Within, a thread prepares the next step's batches while the device computes this one's."""
+    if run.device.type not in _READ_AHEAD_ON:
+        yield
+        return
+    with Prefetch(run.batches, device=run.device, ahead=run.config.batch.accumulation) as run.batches:
+        yield
+
+
+_READ_AHEAD_ON = ("cuda",)  # on the CPU the thread would take the time from the model
+
+
 def _take_step(run: _Run) -> None:
     """One update of the weights, from `accumulation` micro batches."""
     schedule, optimizer = run.config.schedule, run.config.optimizer
@@ -314,7 +328,7 @@ def _accumulate(run: _Run) -> tuple[float, int]:
     run.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=run.device)
     for batch in micro_batches:
-        inputs_BT, targets_BT = (tensor.to(run.device) for tensor in batch)
+        inputs_BT, targets_BT = to_device(batch, run.device)
         with autocast(run.device, run.dtype):
             loss = cross_entropy(run.forward(inputs_BT), targets_BT, count=tokens)
         loss.backward()  # type: ignore[no-untyped-call]

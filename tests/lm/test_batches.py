@@ -1,73 +1,137 @@
+import dataclasses
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+import torch.nn.functional as F
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+import bpetok.shards
 from bpetok.errors import DataError, IncompatibleError
-from lm.batches import IGNORE, Batches, _mix, count_blocks, in_order, shuffled
+from bpetok.shards import layout
+from bpetok.shards.manifest import MANIFEST
+from lm.batches import IGNORE, Batches, _mix, count_blocks, document_mask, documents_of, in_order, shuffled
+from lm.config import DataConfig
 from lm.errors import ConfigError
 
 SplitOf = Callable[..., object]
 
+FIRST = {"uint16": 65_000, "uint32": 70_000}
+"""Ids begin here, so that those of uint32 shards do not fit into 16 bits."""
 
-def targets_of(batches: Batches, steps: int) -> Iterator[int]:
-    """The targets of some steps, in order; in a split whose ids are their own places these name the targets."""
+LENGTHS = st.lists(st.one_of(st.just(1), st.integers(1, 12)), min_size=1, max_size=9).filter(lambda one: sum(one) > 1)
+GROUPS = st.tuples(st.integers(1, 5), st.integers(1, 4))  # rows, world size
+
+
+@pytest.fixture(scope="module")
+def shards_of(
+    data: DataConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[list[int], str], bpetok.shards.Split]:
+    """`shards_of(lengths, dtype)`: a document in files of these lengths; ids count up and so name their places."""
+    whole = bpetok.shards.open(data.shards).manifest
+    one = next(shard for shard in whole.shards if shard.split == "train")
+
+    def write(lengths: list[int], dtype: str) -> bpetok.shards.Split:
+        folder = tmp_path_factory.mktemp("shards")
+        shards, first = [], FIRST[dtype]
+        for number, length in enumerate(lengths):
+            file = layout.bin_name("train", number)
+            ids = np.arange(first, first + length).astype(np.dtype(dtype).newbyteorder("<"))
+            (folder / file).write_bytes(layout.bin_header(dtype, length) + ids.tobytes())
+            index = b"".join(layout.index_parts(dtype, np.array([length], np.int32)))
+            (folder / layout.index_name(file)).write_bytes(index)
+            numbers = {"tokens": length, "documents": int(number == 0), "continues": number > 0}
+            shards.append(dataclasses.replace(one, file=file, **numbers))
+            first += length
+        manifest = dataclasses.replace(whole, dtype=dtype, vocab_size=first, shards=tuple(shards))
+        (folder / MANIFEST).write_bytes(manifest.to_bytes())
+        return bpetok.shards.open(folder).train
+
+    return write
+
+
+def targets_of(ranks: list[Batches], steps: int) -> Iterator[int]:
+    """The targets of some steps of all processes, in order; ids that count up name the targets."""
     for _ in range(steps):
-        inputs_BT, targets_BT = next(batches)
-        real_BT = targets_BT != IGNORE
-        assert torch.equal(inputs_BT[real_BT] + 1, targets_BT[real_BT])
-        yield from targets_BT[real_BT].tolist()
+        for batches in ranks:
+            inputs_BT, targets_BT = next(batches)
+            real_BT = targets_BT != IGNORE
+            assert torch.equal(inputs_BT[real_BT] + 1, targets_BT[real_BT])
+            yield from targets_BT[real_BT].tolist()
 
 
-@given(
-    tokens=st.integers(2, 60),
-    rows=st.integers(1, 5),
-    context=st.integers(1, 9),
-    world_size=st.integers(1, 3),
-    epochs=st.integers(1, 3),
-    seed=st.integers(0, 2**63),
-)
-def test_every_target_comes_exactly_once_in_each_epoch(
-    split_of: SplitOf, tokens: int, rows: int, context: int, world_size: int, epochs: int, seed: int
+def processes(split: object, group: tuple[int, int], context: int, seed: int) -> list[Batches]:
+    rows, world_size = group
+    settings = {"rows": rows, "context": context, "seed": seed, "world_size": world_size}
+    return [Batches(split, rank=rank, **settings) for rank in range(world_size)]
+
+
+def one_by_one(split: object, context: int, seed: int, blocks: int) -> list[int]:
+    """The targets of the first blocks as a single process takes them, a row at a time: what all must agree with."""
+    return list(targets_of(processes(split, (1, 1), context, seed), blocks))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@given(lengths=LENGTHS, group=GROUPS, context=st.integers(1, 40), epochs=st.integers(1, 3), seed=st.integers(0, 2**63))
+@example(lengths=[1, 1], group=(1, 1), context=1, epochs=3, seed=0)
+@example(lengths=[1] * 9, group=(2, 3), context=4, epochs=2, seed=0)
+@example(lengths=[5, 1, 12], group=(4, 4), context=40, epochs=3, seed=1)
+def test_every_target_comes_exactly_once_in_each_epoch_and_in_the_same_order_for_all_processes(
+    shards_of: Callable[..., bpetok.shards.Split],
+    dtype: str,
+    lengths: list[int],
+    group: tuple[int, int],
+    context: int,
+    epochs: int,
+    seed: int,
 ) -> None:
-    split = split_of(range(tokens))
-    ranks = [
-        Batches(split, rows=rows, context=context, seed=seed, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
+    split = shards_of(lengths, dtype)
+    rows, world_size = group
     steps = -(-count_blocks(split, context) * epochs // (rows * world_size))
-    taken = [target for _ in range(steps) for batches in ranks for target in targets_of(batches, 1)]
+    taken = list(targets_of(processes(split, group, context, seed), steps))
+    targets = list(range(FIRST[dtype] + 1, FIRST[dtype] + sum(lengths)))
     for epoch in range(epochs):
-        assert sorted(taken[epoch * (tokens - 1) : (epoch + 1) * (tokens - 1)]) == list(range(1, tokens))
+        assert sorted(taken[epoch * len(targets) : (epoch + 1) * len(targets)]) == targets
+    assert taken == one_by_one(split, context, seed, steps * rows * world_size)
 
 
 @given(
-    tokens=st.integers(2, 60),
-    context=st.integers(1, 9),
-    first=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 5)),
-    second=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    lengths=LENGTHS,
+    context=st.integers(1, 20),
+    parts=st.lists(st.tuples(GROUPS, st.integers(0, 5)), min_size=2, max_size=4),
 )
-def test_a_resumed_run_goes_on_with_the_next_target_at_any_batch_and_world_size(
-    split_of: SplitOf, tokens: int, context: int, first: tuple[int, int, int], second: tuple[int, int]
+def test_a_resumed_run_goes_on_with_the_very_next_block_at_any_batch_and_world_size(
+    shards_of: Callable[..., bpetok.shards.Split],
+    lengths: list[int],
+    context: int,
+    parts: list[tuple[tuple[int, int], int]],
 ) -> None:
-    split = split_of(range(tokens))
-    unbroken = list(targets_of(Batches(split, rows=1, context=context, seed=5), 100))
-    rows, world_size, steps = first
-    ranks = [
-        Batches(split, rows=rows, context=context, seed=5, rank=r, world_size=world_size) for r in range(world_size)
-    ]
-    taken = [target for _ in range(steps) for batches in ranks for target in targets_of(batches, 1)]
-    rows, world_size = second
-    again = [
-        Batches.from_state(split, ranks[0].state(), rows=rows, context=context, rank=r, world_size=world_size)
-        for r in range(world_size)
-    ]
-    taken += [target for _ in range(3) for batches in again for target in targets_of(batches, 1)]
-    assert taken == unbroken[: len(taken)]
+    split = shards_of(lengths, "uint16")
+    state = Batches(split, rows=1, context=context, seed=5).state()
+    taken, blocks = [], 0
+    for (rows, world_size), steps in parts:
+        saved = json.loads(json.dumps(state))  # as a checkpoint keeps it
+        settings = {"rows": rows, "context": context, "world_size": world_size}
+        ranks = [Batches.from_state(split, saved, rank=rank, **settings) for rank in range(world_size)]
+        taken += targets_of(ranks, steps)
+        blocks += rows * world_size * steps
+        state = ranks[0].state()
+        assert all(batches.state() == state for batches in ranks), "any process may write the checkpoint"
+    assert taken == one_by_one(split, context, 5, blocks)
+
+
+def test_each_epoch_takes_the_blocks_in_an_order_of_its_own(
+    shards_of: Callable[..., bpetok.shards.Split],
+) -> None:
+    split = shards_of([7, 100, 1, 50, 43], "uint16")
+    taken = one_by_one(split, 4, 0, 4 * count_blocks(split, 4))
+    epochs = [tuple(taken[first : first + 200]) for first in range(0, 800, 200)]
+    assert len(set(epochs)) == 4
+    assert all(sorted(epoch) == sorted(epochs[0]) != list(epoch) for epoch in epochs)
 
 
 def test_inputs_and_targets_are_int64_and_the_last_block_is_padded(split_of: SplitOf) -> None:
@@ -135,3 +199,74 @@ def test_a_cursor_of_another_split_or_context_is_refused(
     state = Batches(split_of(range(9)), rows=1, context=2, seed=0).state()
     with pytest.raises(IncompatibleError, match=rf"batches: {name} must be the saved {state[name]}, got "):
         Batches.from_state(split_of(range(tokens)), state, rows=1, context=context)
+
+
+# ---- documents -------------------------------------------------------------------------------------------------------
+
+END = 3
+ROWS = st.integers(1, 12).flatmap(
+    lambda length: st.lists(st.lists(st.integers(0, END), min_size=length, max_size=length), min_size=1, max_size=3)
+)
+STANDS = st.sampled_from(["before", "after"])
+
+
+def borders(row: list[int], stands: str) -> list[int]:
+    """The places within a row at which a document begins that is not the first: the definition, id by id."""
+    if stands == "before":
+        return [place for place in range(1, len(row)) if row[place] == END]
+    return [place for place in range(1, len(row)) if row[place - 1] == END]
+
+
+@given(rows=ROWS, stands=STANDS)
+def test_documents_and_their_mask_are_those_of_the_borders(rows: list[list[int]], stands: str) -> None:
+    documents_BT = documents_of(torch.tensor(rows), end_of_text=END, stands=stands)
+    mask_B1TT = document_mask(documents_BT)
+    length = len(rows[0])
+    assert documents_BT.shape == (len(rows), length) and documents_BT.dtype == torch.int64
+    assert mask_B1TT.shape == (len(rows), 1, length, length) and mask_B1TT.dtype == torch.bool
+    for row, documents, mask in zip(rows, documents_BT.tolist(), mask_B1TT[:, 0].tolist(), strict=True):
+        cuts = borders(row, stands)
+        assert documents == [sum(cut <= place for cut in cuts) for place in range(length)]
+        for place in range(length):
+            for other in range(length):
+                reads = other <= place and not any(other < cut <= place for cut in cuts)
+                assert mask[place][other] == reads, (place, other)
+
+
+@pytest.mark.parametrize(
+    ("stands", "row", "parts"),
+    [
+        ("before", [END, 0, 1, END, 2, END, END, 0], [(0, 3), (3, 5), (5, 6), (6, 8)]),
+        ("before", [0, 1, END, 2, 2], [(0, 2), (2, 5)]),  # a block that begins within a document
+        ("after", [0, 1, END, 2, END, END, 0, 1], [(0, 3), (3, 5), (5, 6), (6, 8)]),
+        ("after", [END, 1, 2, END], [(0, 1), (1, 4)]),
+        ("after", [1, 2], [(0, 2)]),
+    ],
+)
+def test_with_the_mask_attention_to_a_row_is_attention_to_each_of_its_documents_alone(
+    stands: str, row: list[int], parts: list[tuple[int, int]]
+) -> None:
+    torch.manual_seed(0)
+    q_BHTD, k_BHTD, v_BHTD = torch.randn(3, 1, 2, len(row), 4)
+    mask_B1TT = document_mask(documents_of(torch.tensor([row]), end_of_text=END, stands=stands))
+    y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=mask_B1TT)
+    alone = [
+        F.scaled_dot_product_attention(*(x_BHTD[:, :, a:b] for x_BHTD in (q_BHTD, k_BHTD, v_BHTD)), is_causal=True)
+        for a, b in parts
+    ]
+    torch.testing.assert_close(y_BHTD, torch.cat(alone, dim=2))
+
+
+def test_behind_the_end_of_the_text_no_position_changes_what_a_target_may_read(split_of: SplitOf) -> None:
+    ids = [0, 5, 6, 0, 7]  # 0 is the end-of-text id and what a short block is filled up with
+    ((inputs_BT, targets_BT),) = in_order(split_of(ids), rows=1, context=7, batches=1)
+    mask_TT = document_mask(documents_of(inputs_BT, end_of_text=0, stands="before"))[0, 0]
+    real = int((targets_BT != IGNORE).sum())
+    expected = document_mask(documents_of(torch.tensor([ids[:-1]]), end_of_text=0, stands="before"))[0, 0]
+    assert torch.equal(mask_TT[:real, :real], expected)
+    assert not mask_TT[:real, real:].any()
+
+
+def test_an_end_of_text_that_stands_elsewhere_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batches: stands must be before or after, got 'between'"):
+        documents_of(torch.tensor([[1]]), end_of_text=1, stands="between")
