@@ -25,6 +25,7 @@ except ImportError as error:
         "hint: run `pip install -e .` in the checkout, or leave it and use the installed package"
     ) from None
 
+from bpetok.counting import count_words
 from bpetok.counts import PretokenCounts
 from bpetok.encodings import (
     encoding_for_model,
@@ -48,6 +49,7 @@ from bpetok.errors import (
     UnknownIdError,
     UnknownTokenError,
     VocabError,
+    WorkerError,
 )
 from bpetok.tokenizer import Encoding, Tokenizer, load
 from bpetok.training import extend, train
@@ -57,6 +59,7 @@ __version__: str = _core.version
 
 __all__ = [  # noqa: RUF022  in the order of the road
     "PretokenCounts",
+    "count_words",
     "train",
     "extend",
     "Vocab",
@@ -82,5 +85,6 @@ __all__ = [  # noqa: RUF022  in the order of the road
     "UnknownIdError",
     "UnknownTokenError",
     "VocabError",
+    "WorkerError",
     "__version__",
 ]

@@ -14,7 +14,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bpetok import _core, patterns, sources
 from bpetok.errors import DataError, IncompatibleError
@@ -22,10 +22,15 @@ from bpetok.streams import CHUNK_BYTES, Window, chunks_of
 from bpetok.text import Text, as_bytes, no_text
 from bpetok.threads import threads_or_all
 
+if TYPE_CHECKING:
+    from bpetok.countfiles import CountFile
+
 Progress = Callable[[int], object]
 
 BATCH_BYTES = 1 << 24
 """So much text at a time is worth several threads."""
+
+_PER_COUNT = 16  # bytes of a file of counts for each pretoken, besides the pretoken
 
 
 class PretokenCounts:
@@ -141,6 +146,34 @@ class PretokenCounts:
         self.bytes += self.core.add_texts(scanner, texts, threads_or_all(num_threads), on_progress)
         self.documents += len(texts)
 
+    def add_batches(
+        self,
+        texts: Iterable[Text],
+        *,
+        num_threads: int | None = None,
+        batch_bytes: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Counts the pretokens of whole texts that come one after the other.
+
+        Args:
+            texts: the texts.
+            num_threads: as `add_texts`.
+            batch_bytes: as `add_file`.
+            progress: as `add_file`, with the bytes of texts.
+        """
+        tell = progress or _say_nothing
+        for batch in batches(texts, batch_bytes):
+            before = self.bytes
+            if batch_bytes is None:
+                self.add_texts(batch, num_threads=num_threads, progress=tell)
+            elif len(batch[0]) > batch_bytes and self.split.scanner not in (None, "none"):  # and it is alone
+                data = as_bytes(batch[0])
+                self.add_chunks(_watched(_cut([data], batch_bytes), tell), num_threads=num_threads)
+            else:
+                self.add_texts(batch, num_threads=num_threads)
+                tell(self.bytes - before)
+
     def add_chunks(self, chunks: Iterable[bytes], *, num_threads: int | None = 1) -> None:
         """Counts the pretokens of one text that comes in chunks, cut anywhere.
 
@@ -165,57 +198,82 @@ class PretokenCounts:
         *,
         field: str = "text",
         num_threads: int | None = None,
+        batch_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Counts a text file, each row of a `.jsonl` or `.parquet` file, or takes the counts of a `.counts` file.
+
+        Files of text and lines may be packed, as their names say: `.gz`, `.zst`, `.xz`, `.bz2`.
 
         Args:
             file: its path; or a folder, for the text files and the files of rows below it; or a text file or pipe that
                 is open for reading bytes.
             field: where a row has its text.
             num_threads: as `add_texts`.
-            progress: called now and then with the bytes read since the last call.
+            batch_bytes: how much text to count at a time, which takes up to 30 times as much memory; None for what is
+                fastest.
+            progress: called now and then with the bytes read since the last call; what was counted by then may be taken
+                away (`take`).
 
         Raises:
             DataError: a row is not as it has to be; names file and line.
             IncompatibleError: the file has counts that were cut by another pattern.
+            FormatError, CorruptionError: the file is no file of counts, or not as it was written. A part of it may be
+                counted by then.
             OSError: the file cannot be read.
         """
-        if not isinstance(file, Path):
-            self._add_opened(file, str(getattr(file, "name", "a stream")), num_threads, progress)
-        elif file.is_dir():
-            for inside in sources.expand([file]):
-                self.add_file(inside, field=field, num_threads=num_threads, progress=progress)
-        elif file.suffix == self.SUFFIX:
-            counts = PretokenCounts.load(file)
-            if counts.split != self.split:
-                raise IncompatibleError(
-                    f"{file}: counts must be cut by {self.split}, got {counts.split}",
-                    hint="train with that pattern, or count the text anew",
-                )
-            self.merge(counts)
-        elif sources.is_rows(file):
-            seen = _Seen()
-            for texts in batches(document.text for document in sources.read_rows(file, field, seen.add)):
-                self.add_texts(texts, num_threads=num_threads, progress=progress)
-            self.sources.append(seen.source(str(file)))
-        else:
-            with open(file, "rb") as opened:
-                self._add_opened(opened, str(file), num_threads, progress)
-
-    def _add_opened(self, file: BinaryIO, name: str, num_threads: int | None, progress: Progress | None) -> None:
-        threads = threads_or_all(num_threads)
+        tell = progress or _say_nothing
+        size = batch_bytes or (CHUNK_BYTES if threads_or_all(num_threads) == 1 else BATCH_BYTES)
         seen = _Seen()
 
-        def watched(chunks: Iterable[bytes]) -> Iterator[bytes]:
-            for chunk in map(as_bytes, chunks):
-                seen.add(chunk)
-                yield chunk
-                if progress is not None:
-                    progress(len(chunk))
+        def told(_: int = 0) -> None:
+            tell(seen.since_last())
 
-        self.add_chunks(watched(chunks_of(file, CHUNK_BYTES if threads == 1 else BATCH_BYTES)), num_threads=threads)
-        self.sources.append(seen.source(name))
+        if isinstance(file, Path) and file.is_dir():
+            for inside in sources.expand([file]):
+                self.add_file(inside, field=field, num_threads=num_threads, batch_bytes=batch_bytes, progress=tell)
+            return
+        if isinstance(file, Path) and file.suffix == self.SUFFIX:
+            self._add_count_file(file, tell)
+            return
+        if isinstance(file, Path) and sources.is_rows(file):
+            texts = (document.text for document in sources.read_rows(file, field, seen.add))
+            self.add_batches(texts, num_threads=num_threads, batch_bytes=batch_bytes, progress=told)
+        elif isinstance(file, Path):
+            chunks: Iterator[bytes] = _cut(sources.text_chunks(file, seen.add, size), size)
+            self.add_chunks(_watched(chunks, told), num_threads=num_threads)
+        else:
+            chunks = map(seen.passing, map(as_bytes, chunks_of(file, size)))
+            self.add_chunks(_watched(chunks, told), num_threads=num_threads)
+        told()
+        self.sources.append(seen.source(str(file if isinstance(file, Path) else getattr(file, "name", "a stream"))))
+
+    def _add_count_file(self, path: Path, tell: Progress) -> None:
+        from bpetok import countfiles
+
+        with countfiles.opened(path) as file:
+            if file.split != self.split:
+                raise IncompatibleError(
+                    f"{path}: counts must be cut by {self.split}, got {file.split}",
+                    hint="train with that pattern, or count the text anew",
+                )
+            self.add_counts(file, tell)
+
+    def add_counts(self, file: CountFile, progress: Progress | None = None) -> None:
+        """Adds the counts of a file, block by block. Its pattern must be this one."""
+        assert file.split == self.split
+        for pretokens, sizes, counts in file.blocks():
+            self.core.add_arrays(pretokens, sizes, counts)
+            if progress is not None:
+                progress(len(pretokens) + _PER_COUNT * len(sizes))
+        self.documents += file.documents
+        self.bytes += file.bytes
+        self.sources += file.sources
+
+    def take(self) -> _core.PretokenCounts:
+        """The counts so far, which are no longer here then; documents, bytes and sources stay."""
+        taken, self.core = self.core, _core.PretokenCounts()
+        return taken
 
     def merge(self, other: PretokenCounts) -> None:
         """Adds the counts of another part of the corpus.
@@ -264,27 +322,57 @@ class _Seen:
     """What was read of a file: how much, and its sha256."""
 
     def __init__(self) -> None:
-        self._size, self._sha256 = 0, hashlib.sha256()
+        self._size, self._told, self._sha256 = 0, 0, hashlib.sha256()
 
     def add(self, data: bytes) -> None:
         self._size += len(data)
         self._sha256.update(data)
 
+    def passing(self, data: bytes) -> bytes:
+        self.add(data)
+        return data
+
+    def since_last(self) -> int:
+        told, self._told = self._told, self._size
+        return self._size - told
+
     def source(self, name: str) -> dict[str, Any]:
         return {"file": name, "bytes": self._size, "sha256": self._sha256.hexdigest()}
 
 
-def batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
-    """Texts in lists long enough for several threads. Raises TypeError where one is no text."""
+def _say_nothing(amount: int) -> None:
+    return None
+
+
+def _cut(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The chunks, those that are longer cut to pieces of this size."""
+    for chunk in chunks:
+        yield from (chunk[begin : begin + size] for begin in range(0, len(chunk), size))
+
+
+def _watched(chunks: Iterable[bytes], tell: Progress) -> Iterator[bytes]:
+    """The chunks; tells of each when it was taken and the next one is asked for."""
+    for chunk in chunks:
+        yield chunk
+        tell(len(chunk))
+
+
+def batches(texts: Iterable[Text], batch_bytes: int | None = None) -> Iterator[list[Text]]:
+    """Texts in lists of about `batch_bytes`, long enough for several threads if None; what is longer is alone.
+
+    Raises:
+        TypeError: a text is none.
+    """
+    enough = batch_bytes or BATCH_BYTES
     batch: list[Text] = []
     size = 0
     for text in texts:
         if not isinstance(text, Text):
             raise no_text(text)
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_BYTES:
+        if batch and size + len(text) > enough:
             yield batch
             batch, size = [], 0
+        batch.append(text)
+        size += len(text)
     if batch:
         yield batch

@@ -14,6 +14,7 @@ BpetokError                     root: everything that bpetok raises on purpose
 ├── UnavailableError  OSError        a vocabulary that is not on this machine and cannot be fetched
 ├── CorruptionError   ValueError     a file whose size or checksum is not the recorded one
 ├── IncompatibleError ValueError     tokenizer, shards or model that do not belong together
+├── WorkerError       RuntimeError   a process that did a part of the work and died
 ├── MemoryLimitError  MemoryError    work that needs more memory than it was allowed
 └── MissingExtraError ImportError    an optional part of the package that is not installed
 ```
@@ -101,6 +102,10 @@ class CorruptionError(BpetokError, ValueError):
 
 class IncompatibleError(BpetokError, ValueError):
     """A tokenizer, a set of shards or a model was made with another vocabulary or for another model."""
+
+
+class WorkerError(BpetokError, RuntimeError):
+    """A process that did a part of the work died; the message names the part."""
 
 
 class MemoryLimitError(BpetokError, MemoryError):

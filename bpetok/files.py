@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and those that grow."""
 
 from __future__ import annotations
 
@@ -35,11 +35,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Writes all of it; the system may take less at a time than it is given."""
+    left = memoryview(data).cast("B")
+    while len(left):
+        left = left[os.write(descriptor, left) :]
+
+
 def write_atomically(path: Path, contents: bytes) -> None:
     """Writes a file; whoever looks sees the old one or the new one, never a part."""
     written = partial(path)
     try:
-        written.write_bytes(contents)
+        with open(written, "wb", buffering=0) as file:
+            write_all(file.fileno(), contents)
         publish(written, path)
     finally:
         written.unlink(missing_ok=True)

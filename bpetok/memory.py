@@ -10,7 +10,12 @@ _STATUS = Path("/proc/self/status")  # of Linux; its ru_maxrss may be that of th
 
 def in_use() -> int:
     """What the process takes now; where the system does not tell, the most that it took so far."""
-    return _status("VmRSS") if _STATUS.exists() else peak()
+    return _status("VmRSS") if tells_now() else peak()
+
+
+def tells_now() -> bool:
+    """Whether the system tells what the process takes now, and not only the most that it took."""
+    return _STATUS.exists()
 
 
 def peak() -> int:
@@ -23,6 +28,19 @@ def peak() -> int:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def give_back() -> None:
+    """Gives the system what was freed and is kept for later, where the C library can (glibc).
+
+    It keeps what was freed in small pieces; a limit on the memory of a process counts that too.
+    """
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library; Windows
+        return
 
 
 def _status(name: str) -> int:

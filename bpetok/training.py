@@ -5,25 +5,21 @@ The slow twin that defines the result is `BasicTokenizer.train` in `bpetok.refer
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
-from bpetok import _core, memory, sources
-from bpetok.counts import PretokenCounts, batches
+from bpetok import _core, memory
+from bpetok.counting import Limit, Scan, Source
+from bpetok.counts import PretokenCounts
+from bpetok.engines import is_ray
 from bpetok.errors import DataError, IncompatibleError, MemoryLimitError, VocabError
 from bpetok.patterns import Pattern
-from bpetok.text import BYTE_LEVEL_ORDER, Text, as_bytes
+from bpetok.text import BYTE_LEVEL_ORDER, as_bytes
 from bpetok.threads import threads_or_all
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import MAX_ID, Vocab
 
-Row = Mapping[str, Any]
-Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row | PretokenCounts]
-Source = PretokenCounts | Documents
 Progress = Callable[[str, int], object]
 TieBreak = Literal["smallest", "huggingface", "largest", "first"]
 TIE_BREAKS: tuple[TieBreak, ...] = get_args(TieBreak)
@@ -36,8 +32,6 @@ _MEMORY_PER_TOKEN = 300
 """Bytes of memory that a tokenizer takes for each token, mostly less."""
 
 _NO_LIMIT = (1 << 63) - 1
-_MEMORY_OF_REGEX = 6
-"""Bytes of memory for each byte of a file that the `regex` module cuts: bytes, `str` and pieces."""
 
 
 def train(
@@ -54,6 +48,8 @@ def train(
     field: str = "text",
     name: str = "bpetok",
     num_threads: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Tokenizer:
@@ -87,6 +83,8 @@ def train(
         field: where a row has its text.
         name: what to call the vocabulary.
         num_threads: how many count the text, at most; None for as many as this process may use at once.
+        engine: "local", or "ray" to count on a Ray cluster; the source must be files then. See `bpetok.cluster`.
+        address: of the cluster, as `ray.init` takes it; None to start one on this machine for this call.
         memory_limit: how many bytes the whole process may take; None for no limit. What will take more is refused as
             soon as that is known: mostly before, by a row or a piece of a file at most after.
         progress: called now and then with a stage ("scan" or "merge") and how much of it was done since the last
@@ -98,6 +96,8 @@ def train(
         PatternError: the pattern is unknown or does not compile.
         IncompatibleError: a file of counts was cut by another pattern.
         MemoryLimitError: more memory would be needed than `memory_limit`.
+        MissingExtraError: an optional package is needed that is not installed.
+        WorkerError: there is no cluster at the address, or its workers died again and again.
 
     >>> tok = train("low lower lowest", vocab_size=259, pattern="gpt2")
     >>> [tok.decode([token_id]) for token_id in range(256, 259)]
@@ -106,7 +106,7 @@ def train(
     _check_size(vocab_size, 256, "one for each byte")
     specials = _listed(special_tokens)
     rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
-    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing)
+    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing, engine, address)
     counts = work.count(source, pattern)
     order = BYTE_LEVEL_ORDER if tie_break == "huggingface" else bytes(range(256))
     tokens = [(bytes([byte]), byte) for byte in sorted(range(256), key=order.__getitem__)]
@@ -129,6 +129,8 @@ def extend(
     field: str = "text",
     name: str | None = None,
     num_threads: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     memory_limit: int | None = None,
     progress: Progress | None = None,
 ) -> Tokenizer:
@@ -151,6 +153,8 @@ def extend(
         field: as `train`.
         name: what to call the vocabulary; None for the old name.
         num_threads: as `train`.
+        engine: as `train`.
+        address: as `train`.
         memory_limit: as `train`.
         progress: as `train`.
 
@@ -170,7 +174,7 @@ def extend(
     _check_size(vocab_size, len(base.ranks), "those that there are")
     specials = _listed(special_tokens)
     rules = _Rules(tie_break, min_count, max_token_bytes, allowed_merges, forbidden_merges)
-    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing)
+    work = _Work(rules, field, num_threads, memory_limit, progress or _say_nothing, engine, address)
     merges = vocab_size - len(base.ranks)
     new_specials = _new_specials(specials, base, len(base) + merges)
     encoder = _core.Encoder(dict(base.ranks), "none", 0)
@@ -255,11 +259,14 @@ class _Work:
     num_threads: int | None
     memory_limit: int | None
     report: Progress
+    engine: str
+    address: str | None
 
     def __post_init__(self) -> None:
         if self.memory_limit is not None:
             _check_int("memory_limit", self.memory_limit)
         threads_or_all(self.num_threads)
+        is_ray("train", self.engine, self.address, self.num_threads)
 
     def count(self, source: Source, pattern: Pattern) -> PretokenCounts:
         """How often each pretoken occurs in the source."""
@@ -269,65 +276,24 @@ class _Work:
             counts = source
         else:
             counts = PretokenCounts(pattern)
-            self._count_documents(counts, source)
+
+            def scanned(amount: int) -> None:
+                self.report("scan", amount)
+                self._check_memory(counts)
+
+            limit = None if self.memory_limit is None else Limit(self.memory_limit, "train")
+            if self.engine == "ray":
+                from bpetok.cluster import count_by_ray
+
+                self._refuse_ties_by_place()
+                count_by_ray(counts, source, self.field, self.address, self.num_threads, scanned)
+            else:
+                Scan(counts, "train", self.field, self.num_threads, limit, scanned, self._refuse_ties_by_place).add(
+                    source
+                )
         if counts.total == 0:
             raise DataError("train: the source must hold text, got none")
         return counts
-
-    def _count_documents(self, counts: PretokenCounts, source: Documents) -> None:
-        if isinstance(source, Mapping) or hasattr(source, "columns"):
-            raise DataError(
-                f"train: a source must be texts, files or rows, got {type(source).__name__} of {_names_in(source)}",
-                hint="give one split, or one column",
-            )
-        if isinstance(source, str) and len(source) < 256 and "\n" not in source and os.path.isfile(source):
-            raise DataError(
-                f"train: the whole source must be more than the name of a file, got {source!r}",
-                hint=f"pathlib.Path({source!r}) is the file; a str is text",
-            )
-        if not isinstance(source, Iterable | Path) and not _is_file(source):
-            raise TypeError(f"train: a source must be texts, files, rows or counts, got {source!r:.80}")
-
-        documents = [source] if isinstance(source, Text) or _is_file(source) else cast(Iterable[Any], source)
-        for are_files, group in groupby(documents, key=_is_file):
-            if are_files:
-                for file in cast(Iterable[Path | BinaryIO | PretokenCounts], group):
-                    self._count_file(counts, file)
-                continue
-            for texts in batches(sources.texts_of(cast(Iterable[Text | Row], group), self.field)):
-                counts.add_texts(texts, num_threads=self.num_threads, progress=self._scanned(counts))
-                self._check_memory(counts)
-
-    def _count_file(self, counts: PretokenCounts, file: Path | BinaryIO | PretokenCounts) -> None:
-        if isinstance(file, PretokenCounts) or (isinstance(file, Path) and file.suffix == PretokenCounts.SUFFIX):
-            self._refuse_ties_by_place()
-        if isinstance(file, PretokenCounts):
-            counts.merge(file)
-            return
-        if isinstance(file, Path) and file.is_dir():
-            for inside in sources.expand([file]):
-                self._count_file(counts, inside)
-            return
-        if isinstance(file, Path):
-            sources.check_readable_as_text(file)
-            self._check_memory(counts, self._memory_of_file(file, counts))
-        progress = self._scanned(counts)
-        counts.add_file(file, field=self.field, num_threads=self.num_threads, progress=progress)
-
-    def _scanned(self, counts: PretokenCounts) -> Callable[[int], None]:
-        def on_progress(amount: int) -> None:
-            self.report("scan", amount)
-            self._check_memory(counts)
-
-        return on_progress
-
-    def _memory_of_file(self, file: Path, counts: PretokenCounts) -> int:
-        """Bytes that counting a file takes at least, where it is read whole."""
-        if file.suffix == PretokenCounts.SUFFIX:
-            return 2 * file.stat().st_size
-        if sources.is_rows(file):
-            return 0
-        return {None: _MEMORY_OF_REGEX, "none": 2}.get(counts.split.scanner, 0) * file.stat().st_size
 
     def _refuse_ties_by_place(self) -> None:
         if self.rules.tie_break == "first":
@@ -353,6 +319,8 @@ class _Work:
             done = made
 
         self.report("merge", 0)
+        if self.memory_limit is not None:
+            memory.give_back()
         left = self._check_memory(counts) - min(merges, counts.distinct_bytes) * _MEMORY_PER_TOKEN
         try:
             return _core.train(
@@ -371,15 +339,19 @@ class _Work:
         except MemoryLimitError:
             raise self._too_much(f"merging {len(counts):,} distinct pretokens needs more") from None
 
-    def _check_memory(self, counts: PretokenCounts, more: int = 0) -> int:
-        """How many bytes are left to take. Raises MemoryLimitError if `more` and merging will need more than these."""
+    def _check_memory(self, counts: PretokenCounts) -> int:
+        """How many bytes are left to take. Raises MemoryLimitError if merging will need more than these.
+
+        It takes more than counting does, so counts that it has room for never have to be written away meanwhile.
+        """
         if self.memory_limit is None:
             return _NO_LIMIT
-        in_use = memory.in_use()
-        needed = in_use + more + _LEAST_MEMORY_PER_BYTE * counts.distinct_bytes
-        if needed > self.memory_limit:
-            raise self._too_much(f"{in_use:,} are in use, and at least {needed - in_use:,} more are needed")
-        return self.memory_limit - in_use
+        needed = _LEAST_MEMORY_PER_BYTE * counts.distinct_bytes
+        if memory.in_use() + needed > self.memory_limit:
+            memory.give_back()
+            if (in_use := memory.in_use()) + needed > self.memory_limit:
+                raise self._too_much(f"{in_use:,} are in use, and at least {needed:,} more are needed")
+        return self.memory_limit - memory.in_use()
 
     def _too_much(self, why: str) -> MemoryLimitError:
         return MemoryLimitError(
@@ -417,10 +389,6 @@ def _check_int(name: str, value: int, least: int = 1) -> None:
         raise DataError(f"train: {name} must be under 2^63, got {value}")
 
 
-def _names_in(source: object) -> str:
-    return ", ".join(map(str, getattr(source, "columns", source)))[:80]  # type: ignore[call-overload]
-
-
 def _check_size(vocab_size: int, least: int, why: str) -> None:
     if not isinstance(vocab_size, int):
         raise TypeError(f"train: vocab_size must be an int, got {vocab_size!r:.80}")
@@ -428,10 +396,6 @@ def _check_size(vocab_size: int, least: int, why: str) -> None:
         raise VocabError(f"train: vocab_size must be at least {least}, {why}, got {vocab_size}")
     if vocab_size > MAX_ID + 1:
         raise VocabError(f"train: vocab_size must be at most {MAX_ID + 1}, got {vocab_size}")
-
-
-def _is_file(document: object) -> bool:
-    return isinstance(document, Path | PretokenCounts) or hasattr(document, "read")
 
 
 def _listed(special_tokens: Iterable[str]) -> list[str]:

@@ -91,6 +91,7 @@ def completion(shell: str | None, as_json: bool) -> None:
 
 for command in (
     training.train,
+    training.count_words,
     tokenizer.encode,
     tokenizer.decode,
     tokenizer.count,

@@ -1,4 +1,4 @@
-"""Commands that take a vocabulary from one program to another: export, import, verify."""
+"""Commands that take a vocabulary, or shards, from one program to another: export, import, verify."""
 
 from __future__ import annotations
 
@@ -18,13 +18,18 @@ from cli.manners import (
     open_text,
     open_tokenizer,
     print_json,
+    progress,
     quiet_option,
-    tokenizer_argument,
+    short,
+    tokenizer_names,
 )
 
 if TYPE_CHECKING:
     from bpetok import Vocab
     from bpetok.verify import Mismatch
+
+SHARD_FORMATS = ("npy", "nanogpt", "datatrove", "parquet")  # bpetok.shards.exporting has them, and more to import
+_NANOGPT_VOCABULARY = 50_304  # what its train.py assumes
 
 _output = click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The file or folder.")
 
@@ -32,28 +37,48 @@ _output = click.option("-o", "--output", required=True, type=click.Path(path_typ
 # ---- export, import ----------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="A tokenizer to another program's format.")
-@tokenizer_argument
-@click.option("--to", "format_name", type=click.Choice(formats.NAMES), help="The format; else the output's name says.")
+@click.command(short_help="A tokenizer, or shards, to another program's format.")
+@click.argument("what", metavar="FILE|NAME|FOLDER", shell_complete=tokenizer_names)
+@click.option(
+    "--to",
+    "format_name",
+    type=click.Choice([*formats.NAMES, *SHARD_FORMATS]),
+    help="The format; else the output's name says, but not of shards.",
+)
 @_output
 @json_option
 @quiet_option
-def export(tokenizer: str, format_name: str | None, output: Path, as_json: bool, quiet: bool) -> None:
-    """Write a tokenizer in the format of another program, and say what that format holds of it, and what not.
+def export(what: str, format_name: str | None, output: Path, as_json: bool, quiet: bool) -> None:
+    """Write a tokenizer, or a folder of shards, in the format of another program, and say what that format holds of
+    it, and what not.
 
-    bpetok: our own. tiktoken: ranks alone. tiktoken-plugin: a folder for tiktoken.get_encoding. huggingface: a folder
-    for AutoTokenizer, or a tokenizer.json. minbpe: a .model. tekken: Mistral's. gguf: llama.cpp's. What the program
-    cannot do exactly is refused.
+    A tokenizer. bpetok: our own. tiktoken: ranks alone. tiktoken-plugin: a folder for tiktoken.get_encoding.
+    huggingface: a folder for AutoTokenizer, or a tokenizer.json. minbpe: a .model. tekken: Mistral's. gguf:
+    llama.cpp's. What the program cannot do exactly is refused.
+
+    A folder of shards, which llm.c, modded-nanogpt and Megatron-LM read as they are. npy: build-nanogpt's. nanogpt:
+    bare ids. datatrove: .ds with its index. parquet: a row for each document. Never over files that are there.
 
     \b
     Examples:
       bpetok export my.bpetok --to huggingface -o exported
       bpetok export my.bpetok -o my.tiktoken
+      bpetok export shards --to npy -o edu_fineweb10B
     """
     from bpetok.formats import format_to_write
+    from bpetok.shards.reader import is_folder
 
     _check_place(output)
-    vocab = open_tokenizer(tokenizer).vocab
+    of_shards = is_folder(what)
+    if of_shards != (format_name in SHARD_FORMATS):
+        names, got = SHARD_FORMATS if of_shards else formats.NAMES, format_name or "none"
+        kind = "a folder of shards" if of_shards else "a tokenizer"
+        if of_shards or format_name is not None:
+            raise click.UsageError(f"--to: must be one of {', '.join(names)} for {kind}, got {got}")
+    if of_shards:
+        _export_shards(what, str(format_name), output, as_json, quiet)
+        return
+    vocab = open_tokenizer(what).vocab
     name = format_to_write(output, format_name).name
     formats.write(vocab, output, format=name)
     about = {"output": str(output), "format": name, **_held(vocab, output, name)}
@@ -63,6 +88,23 @@ def export(tokenizer: str, format_name: str | None, output: Path, as_json: bool,
         click.echo(f"{output}: {name}, keeps {', '.join(about['keeps']) or 'nothing'}", err=True)
         if about["drops"]:
             click.echo(f"drops {', '.join(about['drops'])}: keep the source too", err=True)
+
+
+def _export_shards(folder: str, name: str, output: Path, as_json: bool, quiet: bool) -> None:
+    from bpetok import shards
+    from bpetok.shards import exporting
+
+    opened = shards.open(folder)
+    ids = sum(map(len, opened.splits.values()))
+    with progress("export", ids, unit=" ids", quiet=quiet) as advance:
+        paths = exporting.export(opened, output, to=name, progress=advance)
+    files = [path.relative_to(output).as_posix() for path in paths]
+    if as_json:
+        print_json({"output": str(output), "format": name, "ids": ids, "files": files})
+    elif not quiet:
+        click.echo(f"{output}: {name}, {ids:,} ids in {len(files):,} files", err=True)
+        if name == "nanogpt" and opened.manifest.vocab_size > _NANOGPT_VOCABULARY:
+            click.echo(f"nanoGPT's train.py must have a vocab_size of {opened.manifest.vocab_size:,}", err=True)
 
 
 def _check_place(output: Path) -> None:
@@ -164,30 +206,94 @@ def _command_hint(hint: str) -> Iterator[None]:
 # ---- verify ------------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Whether a tokenizer is whole, or an export like its source.")
-@tokenizer_argument
+@click.command(short_help="Whether a tokenizer or shards are whole, or an export is like its source.")
+@click.argument("what", metavar="FILE|NAME|FOLDER", shell_complete=tokenizer_names)
 @click.option("--against", metavar="FILE|NAME", help="The source, whose ids it must give.")
 @click.option("--text", "text_file", type=TextFile(), metavar="FILE", help="Encode this text too.")
 @click.option("--renumbered", is_flag=True, help="The same tokens may have other ids, as tekken's have.")
+@click.option(
+    "-t", "--tokenizer", metavar="FILE|NAME", shell_complete=tokenizer_names, help="It must have made the shards."
+)
 @json_option
+@quiet_option
 @click.pass_context
 def verify(
-    ctx: click.Context, tokenizer: str, against: str | None, text_file: str | None, renumbered: bool, as_json: bool
+    ctx: click.Context,
+    what: str,
+    against: str | None,
+    text_file: str | None,
+    renumbered: bool,
+    tokenizer: str | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Check that a tokenizer keeps the rules and has its checksum, and gives a probe of many scripts the ids that the
     definition in plain Python gives; --against: the ids of another tokenizer. Other ids are exit code 4.
+
+    Of a folder of shards: read all files and hold them against their checksums. One that was altered, cut, exchanged,
+    added or is gone is exit code 4; -t: another tokenizer than the one that made them is exit code 5.
 
     \b
     Examples:
       bpetok verify my.bpetok
       bpetok verify tokenizer.bpetok --against my.bpetok --text text.txt
+      bpetok verify shards -t my.bpetok
     """
+    from bpetok.shards.reader import is_folder
+
+    if is_folder(what):
+        if against is not None or text_file is not None or renumbered:
+            raise click.UsageError("--against, --text and --renumbered: need a tokenizer, and no folder of shards")
+        _verify_shards(what, tokenizer, as_json, quiet)
+        return
+    if tokenizer is not None:
+        raise click.UsageError("--tokenizer: needs a folder of shards; --against names another tokenizer")
+    if renumbered and against is None:
+        raise click.UsageError("--renumbered: needs --against")
+    about = _verify_tokenizer(what, against, text_file, renumbered)
+    if as_json:
+        print_json(about)
+    else:
+        of = about.pop("held_against")
+        _print_verdict(about, f"tokens of {of}" if renumbered else f"ids of {of}")
+    ctx.exit(0 if about["mismatch"] is None else MISMATCH)
+
+
+def _verify_shards(folder: str, tokenizer: str | None, as_json: bool, quiet: bool) -> None:
+    import time
+
+    from bpetok import shards
+
+    opened = shards.open(folder)
+    if tokenizer is not None:
+        opened.check(open_tokenizer(tokenizer))
+    started = time.perf_counter()
+    with progress("verify", opened.file_bytes, unit="B", quiet=quiet) as advance:
+        opened.verify(progress=advance)
+    seconds = time.perf_counter() - started
+    about = {
+        "folder": folder,
+        "files": 2 * len(opened.manifest.shards) + 1,
+        "bytes": opened.file_bytes,
+        "seconds": seconds,
+        "fingerprint": opened.manifest.fingerprint,
+        "tokenizer": tokenizer,
+    }
+    if as_json:
+        print_json(about)
+    else:
+        made = "" if tokenizer is None else f", made by {tokenizer}"
+        rate = short(opened.file_bytes / seconds)
+        click.echo(
+            f"{folder}: {about['files']:,} files are as they were written{made}; {opened.file_bytes:,} bytes, {rate}B/s"
+        )
+
+
+def _verify_tokenizer(what: str, against: str | None, text_file: str | None, renumbered: bool) -> dict[str, Any]:
     from bpetok import verify as library
     from bpetok.formats import probe
 
-    if renumbered and against is None:
-        raise click.UsageError("--renumbered: needs --against")
-    tok = open_tokenizer(tokenizer)
+    tok = open_tokenizer(what)
     texts: list[str | bytes] = list(probe.texts(tok.vocab))
     mismatch, other = library.against_definition(tok, map(str, texts)), "the definition"
     if text_file is not None:
@@ -196,19 +302,15 @@ def verify(
     if mismatch is None and against is not None:
         source = open_tokenizer(against)
         mismatch, other = library.against(tok, source, texts, renumbered=renumbered), source.name
-    about = {
-        "tokenizer": tokenizer,
+    return {
+        "tokenizer": what,
         "fingerprint": tok.fingerprint,
         "against": against,
         "same_fingerprint": None if against is None else source.fingerprint == tok.fingerprint,
         "unreachable_tokens": len(tok._encoder.unreachable()),
         "mismatch": None if mismatch is None else _about(mismatch, len(texts), text_file),
+        "held_against": other,
     }
-    if as_json:
-        print_json(about)
-    else:
-        _print_verdict(about, f"tokens of {other}" if renumbered else f"ids of {other}")
-    ctx.exit(0 if mismatch is None else MISMATCH)
 
 
 def _about(mismatch: Mismatch, texts: int, text_file: str | None) -> dict[str, Any]:

@@ -43,6 +43,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 DEFAULT_TOKENIZER = "bpetok_32k"
 MISMATCH = 4
 OUT_OF_SPACE = 6
+STOPPED = 75
 INTERRUPTED = 130
 _CODES: dict[type[Exception], int] = {
     errors.CorruptionError: 4,
@@ -88,6 +89,9 @@ def run(command: click.Command, codes: Mapping[type[Exception], int] | None = No
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _say(f"error: out of space: {error}", hint="free some and run the command again")
             sys.exit(OUT_OF_SPACE)
+        if error.errno == errno.EIO:
+            _say(f"error: the disk failed: {error}", hint="what was written before is safe; look into the system's log")
+            sys.exit(1)
         if error.filename is None:
             raise
         _say(f"error: {error.filename}: {error.strerror}")
@@ -395,17 +399,19 @@ class _Bar:
         if self.shown is None and seconds > 1:
             self._show()
         if self.shown is not None:
-            rate = f"{_short((self.done - self.done_before) / seconds)}{self.unit}/s"
-            self.shown.update(self.task, completed=self.done, rate=rate, note=note)
+            rate = f"{short((self.done - self.done_before) / seconds)}{self.unit}/s"
+            left = clock(seconds_left(seconds, self.done - self.done_before, self.total and self.total - self.done))
+            self.shown.update(self.task, completed=self.done, rate=rate, note=note, left=left)
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
-        texts = TextColumn("{task.percentage:>3.0f}% {task.fields[rate]} {task.fields[note]}")
-        columns = (TextColumn(self.what), BarColumn(bar_width=24), texts, TimeRemainingColumn(compact=True))
+        percent = "{task.percentage:>3.0f}% " if self.total else ""
+        texts = TextColumn(percent + "{task.fields[rate]} {task.fields[note]} {task.fields[left]}")
+        columns = (TextColumn(self.what), BarColumn(bar_width=24), texts)
         self.shown = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.shown.add_task(self.what, total=self.total, rate="", note="")
+        self.task = self.shown.add_task(self.what, total=self.total, rate="", note="", left="")
         self.shown.start()
 
     def close(self) -> None:
@@ -413,7 +419,24 @@ class _Bar:
             self.shown.stop()
 
 
-def _short(number: float) -> str:
+def seconds_left(seconds: float, done: float, left: float | None) -> float | None:
+    """How long work will still take, if it goes on at the rate that it had on the whole; None if that is not known.
+
+    >>> seconds_left(10.0, done=25, left=75)
+    30.0
+    """
+    return None if left is None or done <= 0 else seconds * max(left, 0) / done
+
+
+def clock(seconds: float | None) -> str:
+    """A time to wait, for people: 3725 gives '1:02:05 left'; nothing where it is not known."""
+    if seconds is None:
+        return ""
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02} left" if hours else f"{rest // 60}:{rest % 60:02} left"
+
+
+def short(number: float) -> str:
     """The number with a unit of thousands: 1234567 gives '1.2 M'."""
     for factor, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= factor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
+from click.core import ParameterSource
 
 from cli.manners import (
+    DEFAULT_TOKENIZER,
     TextFile,
     allow_special_option,
     allowed_specials,
@@ -17,6 +19,7 @@ from cli.manners import (
     json_option,
     json_text,
     open_input,
+    open_text,
     open_tokenizer,
     print_json,
     text_option,
@@ -86,29 +89,73 @@ def _arrays(tok: Tokenizer, file: BinaryIO, allowed: frozenset[str]) -> Iterator
         yield from tok.encode_stream(chunks_of(file))
 
 
-@click.command(short_help="Ids to text.")
+@click.command(short_help="Ids, or a document of shards, to text.")
 @tokenizer_option
 @click.option("--binary", is_flag=True, help="Read ids as little-endian uint32.")
+@click.option("--document", type=click.IntRange(min=0), metavar="N", help="Which document of a folder of shards.")
+@click.option(
+    "--split", type=click.Choice(["train", "val"]), default="train", show_default=True, help="Of which split."
+)
 @json_option
-@click.argument("file", type=click.File("rb"), default="-")
-def decode(tokenizer: str, binary: bool, as_json: bool, file: BinaryIO) -> None:
-    """Write the bytes of ids, exactly: decimal ids between blanks, or --binary.
+@click.argument("file", metavar="[FILE|FOLDER]", type=click.Path(exists=True, allow_dash=True), default="-")
+@click.pass_context
+def decode(
+    ctx: click.Context, tokenizer: str, binary: bool, document: int | None, split: str, as_json: bool, file: str
+) -> None:
+    """Write the bytes of ids, exactly: decimal ids between blanks, or --binary. Of a folder of shards: the text of one
+    document, without its end-of-text token; without -t, the vocabulary whose name the shards bear is tried.
 
     \b
     Examples:
       echo 31373 995 | bpetok decode -t gpt2
       echo 31373 995 | bpetok decode -t gpt2 --json
       bpetok decode -t my.bpetok --binary big.ids > big.txt
+      bpetok decode shards --document 0 -t my.bpetok
     """
     from bpetok import idstreams
+    from bpetok.shards.reader import is_folder
 
-    tok = open_tokenizer(tokenizer)
-    parts = map(tok.decode_bytes, idstreams.read_binary(file) if binary else idstreams.read_decimal(file))
+    of_shards = is_folder(file)
+    if of_shards == (document is None) or (of_shards and binary) or (os.path.isdir(file) and not of_shards):
+        raise click.UsageError(
+            f"decode: must have a file of ids, or a folder of shards with --document and without --binary, got {file}"
+        )
+    if not of_shards and not _is_default(ctx, "split"):
+        raise click.UsageError("--split: needs a folder of shards")
+    if document is not None:
+        _write([_document(file, split, document, None if _is_default(ctx, "tokenizer") else tokenizer)], as_json)
+        return
+    with open_text(file) as opened:
+        read = idstreams.read_binary if binary else idstreams.read_decimal
+        _write(map(open_tokenizer(tokenizer).decode_bytes, read(opened)), as_json)
+
+
+def _is_default(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+
+
+def _write(parts: Iterable[bytes], as_json: bool) -> None:
     if as_json:
         print_json(json_text(b"".join(parts)))
         return
     for part in parts:
         sys.stdout.buffer.write(part)
+
+
+def _document(folder: str, split: str, number: int, tokenizer: str | None) -> bytes:
+    import bpetok
+    from bpetok import shards
+
+    opened = shards.open(folder)
+    named = opened.manifest.tokenizer
+    if tokenizer is None:  # whether it is the right one is not guessed: the fingerprint says
+        tokenizer = named if named in bpetok.list_encoding_names() else DEFAULT_TOKENIZER
+    tok = open_tokenizer(tokenizer)
+    opened.check(tok)
+    documents = opened.splits[split].documents
+    if number >= documents:
+        raise click.UsageError(f"--document: must be under {documents:,}, which {split} has, got {number:,}")
+    return opened.text(split, number, tok)
 
 
 # ---- count, truncate ---------------------------------------------------------------------------------------------

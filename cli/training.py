@@ -1,4 +1,4 @@
-"""The command that makes a tokenizer: train."""
+"""The commands that make a tokenizer: train, and count-words, which does the first part of it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,39 @@ import click
 
 from bpetok.training import TIE_BREAKS
 from bpetok.vocab import END_OF_TEXT
+from cli.engine import engine_options, keeping_stdout
 from cli.manners import json_option, open_tokenizer, print_json, progress, quiet_option, size
 
 if TYPE_CHECKING:
     from bpetok import Tokenizer
+    from bpetok.counting import Counted
+    from bpetok.patterns import Pattern
+
+
+_pattern_option = click.option(
+    "--pattern", help="gpt4 (the default), gpt2, gpt4o, llama3 and so on, none, or a regular expression."
+)
+_field_option = click.option(
+    "--field", default="text", show_default=True, help="Where a .jsonl or .parquet row has its text."
+)
 
 
 @click.command(short_help="Train a tokenizer on text.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
+@click.argument("files", nargs=-1, type=click.Path(exists=True, allow_dash=True))
+@click.option(
+    "--counts",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="What count-words wrote, in place of its text; may repeat.",
+)
 @click.option(
     "--vocab-size",
     type=click.IntRange(256, 16_777_215),
     required=True,
     help="256 bytes and the merges; special tokens come on top.",
 )
-@click.option("--pattern", help="gpt4 (the default), gpt2, gpt4o, llama3 and so on, none, or a regular expression.")
+@_pattern_option
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help=".bpetok, .tiktoken or .model.")
 @click.option("--special", multiple=True, metavar="TEXT", help=f"A special token besides {END_OF_TEXT}; may repeat.")
 @click.option("--no-specials", is_flag=True, help=f"Do not add {END_OF_TEXT}.")
@@ -42,8 +60,9 @@ if TYPE_CHECKING:
 )
 @click.option("--min-count", type=click.IntRange(1, 2**62), default=1, show_default=True, help="Merge no rarer pair.")
 @click.option("--max-token-bytes", type=click.IntRange(1, 2**62), help="Make no longer token.")
-@click.option("--field", default="text", show_default=True, help="Where a .jsonl or .parquet row has its text.")
+@_field_option
 @click.option("--memory", callback=size, metavar="SIZE", help="Refuse to take more in all than this, such as 4GB.")
+@engine_options
 @click.option(
     "--held-out",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -54,6 +73,7 @@ if TYPE_CHECKING:
 @quiet_option
 def train(
     files: tuple[str, ...],
+    counts: tuple[str, ...],
     vocab_size: int,
     pattern: str | None,
     output: str,
@@ -67,7 +87,8 @@ def train(
     **rules: Any,
 ) -> None:
     """Train a tokenizer on text files (`-` is standard input), .jsonl or .parquet files with a text a row, folders of
-    .txt, .jsonl and .parquet files, or .counts files. Special tokens in the text are text, and are learnt as such.
+    .txt, .jsonl and .parquet files, or .counts files, which have their pattern. Special tokens in the text are text,
+    and are learnt as such.
 
     \b
     Examples:
@@ -75,23 +96,28 @@ def train(
       bpetok train books/ rows.jsonl --vocab-size 8192 --pattern gpt4o --special '<|user|>' -o my.bpetok
       bpetok train corpus.txt --vocab-size 8192 --held-out text.txt --memory 4GB --json -o my.bpetok
       bpetok train rows.jsonl --extend my.bpetok --vocab-size 400 -o larger.bpetok
+      bpetok train --counts part0.counts --counts part1.counts --vocab-size 8192 -o my.bpetok
     """
     import bpetok
 
     _check_output(Path(output))
+    files = (*counts, *files)
+    if not files:
+        raise click.UsageError("FILES: must be given, or --counts")
+    if wrong := [file for file in counts if not file.endswith(bpetok.PretokenCounts.SUFFIX)]:
+        raise click.UsageError(f"--counts: must be {bpetok.PretokenCounts.SUFFIX} files of count-words, got {wrong[0]}")
     if extend is not None and pattern is not None:
         raise click.UsageError("--pattern and --extend: give one of them; a tokenizer keeps its pattern")
-    if pattern == "":
-        raise click.UsageError("--pattern: must be a name or a regular expression, got none")
     base = None if extend is None else open_tokenizer(extend)
     default = () if no_specials or base is not None else (END_OF_TEXT,)
     specials = list(dict.fromkeys([*default, *special]))
     sources = list(_sources(files))
     rules |= {"special_tokens": specials, "memory_limit": memory, "name": Path(output).stem}
     old = 256 if base is None else len(base.vocab.ranks)
-    with _stages(sources, vocab_size - old, quiet) as stages:
+    with _stages(sources, vocab_size - old, quiet) as stages, keeping_stdout(rules["engine"]):
         if base is None:
-            tok = bpetok.train(sources, vocab_size, pattern=pattern or "gpt4", progress=stages.advance, **rules)
+            split = _pattern(sources, pattern)
+            tok = bpetok.train(sources, vocab_size, pattern=split, progress=stages.advance, **rules)
         else:
             tok = bpetok.extend(base, sources, vocab_size, progress=stages.advance, **rules)
         stages.advance("save", 0)
@@ -103,6 +129,64 @@ def train(
         _report(tok, about, quiet)
 
 
+@click.command(short_help="Count words, to train from the counts of many machines.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
+@_pattern_option
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="The .counts file to write.")
+@_field_option
+@click.option("--memory", callback=size, metavar="SIZE", help="Take no more in all than this, such as 2GB; see above.")
+@json_option
+@quiet_option
+def count_words(
+    files: tuple[str, ...],
+    pattern: str | None,
+    output: str,
+    field: str,
+    memory: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Count how often each pretoken occurs in files as `bpetok train` takes them, which may be .counts files too. To
+    train from all the .counts files of a corpus gives the very tokenizer that its text gives. What has no room in
+    --memory is written beside the output meanwhile: about as much as the text takes, where words hardly repeat.
+
+    \b
+    Examples:
+      bpetok count-words corpus.txt books/ --pattern gpt4 -o part2.counts
+      bpetok count-words rows.jsonl --field text --memory 2GB -o part3.counts
+      bpetok count-words part0.counts part1.counts -o all.counts
+      bpetok train --counts part0.counts --counts part1.counts --vocab-size 8192 -o my.bpetok
+    """
+    from bpetok import counting
+
+    path = Path(output)
+    if path.suffix != ".counts":
+        raise click.UsageError(f"--output: the suffix must be .counts, got {path.suffix!r}")
+    _check_folder(path)
+    sources = list(_sources(files))
+    began = time.monotonic()
+    with _whole_bar(_bytes_of(sources), quiet) as advance:
+        counted = counting.count_words(
+            sources, path, pattern=_pattern(sources, pattern), field=field, memory_limit=memory, progress=advance
+        )
+    _report_counts(counted, path, time.monotonic() - began, as_json, quiet)
+
+
+def _pattern(sources: list[Path | BinaryIO], pattern: str | None) -> Pattern:
+    """The pattern that was named, else that of the first file of counts, else gpt4."""
+    from bpetok import PretokenCounts, countfiles
+
+    if pattern == "":
+        raise click.UsageError("--pattern: must be a name or a regular expression, got none")
+    if pattern is not None:
+        return pattern
+    for source in sources:
+        if isinstance(source, Path) and source.suffix == PretokenCounts.SUFFIX:
+            with countfiles.opened(source) as file:
+                return file.split.regex
+    return "gpt4"
+
+
 def _check_output(path: Path) -> None:
     """Before the work, not after it."""
     from bpetok.errors import FormatError
@@ -112,6 +196,10 @@ def _check_output(path: Path) -> None:
         check_suffix(path)
     except FormatError as error:
         raise click.UsageError(error.message) from error
+    _check_folder(path)
+
+
+def _check_folder(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise click.UsageError(f"--output: {path.parent} must be a folder")
     if not os.access(path.absolute().parent, os.W_OK):
@@ -149,11 +237,32 @@ class _Stages:
         return {stage: round(end - begin, 3) for (stage, begin), end in zip(self._began.items(), ends, strict=True)}
 
 
+def _bytes_of(sources: list[Path | BinaryIO]) -> int:
+    return sum(source.stat().st_size for source in sources if isinstance(source, Path))
+
+
+@contextmanager
+def _whole_bar(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]]:
+    """A bar for all of a counting: by bytes of input, the work of merging what was spilled included."""
+    from bpetok.counting import Forecast
+
+    forecast, shown = Forecast(total), 0.0
+    with progress("count", total or None, unit="B", quiet=quiet) as bar:
+
+        def advance(stage: str, amount: int) -> None:
+            nonlocal shown
+            forecast.tell(stage, amount)
+            now = max(forecast.share * total, shown)  # it never goes back, also where more was spilled than it seemed
+            bar(now - shown if total else amount * (stage == "scan"))
+            shown = now
+
+        yield advance
+
+
 @contextmanager
 def _stages(sources: list[Path | BinaryIO], merges: int, quiet: bool) -> Iterator[_Stages]:
-    scanned = sum(source.stat().st_size for source in sources if isinstance(source, Path))
     with ExitStack() as stack:
-        yield _Stages({"scan": (scanned, "B"), "merge": (merges, ""), "save": (1, "")}, stack, quiet)
+        yield _Stages({"scan": (_bytes_of(sources), "B"), "merge": (merges, ""), "save": (1, "")}, stack, quiet)
 
 
 # ---- what came of it ---------------------------------------------------------------------------------------------
@@ -204,5 +313,20 @@ def _report(tok: Tokenizer, about: dict[str, Any], quiet: bool) -> None:
         click.echo(
             f"{about['output']}: {about['vocab_size']:,} tokens and {len(tok.special_tokens_set)} special, "
             f"{tok.vocab.split}; bytes per token: {texts}",
+            err=True,
+        )
+
+
+def _report_counts(counted: Counted, path: Path, seconds: float, as_json: bool, quiet: bool) -> None:
+    from dataclasses import asdict
+
+    from bpetok import memory
+
+    if as_json:
+        print_json({"output": path, **asdict(counted), "seconds": round(seconds, 3), "peak_memory": memory.peak()})
+    elif not quiet:
+        click.echo(
+            f"{path}: {counted.pretokens:,} pretokens, {counted.distinct:,} distinct, of {counted.bytes:,} bytes in "
+            f"{counted.documents:,} documents, {counted.pattern}",
             err=True,
         )

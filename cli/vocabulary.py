@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,9 @@ def info(what: str, text_file: str | None, as_json: bool) -> None:
       bpetok info gpt2 --json
       bpetok info shards/
     """
-    if os.path.isfile(os.path.join(what, "manifest.json")):
+    from bpetok.shards.reader import is_folder
+
+    if is_folder(what):
         if text_file is not None:
             raise click.UsageError("--text: measures a tokenizer, and no folder of shards")
         about, use = _about_shards(what), None
@@ -56,6 +57,8 @@ def info(what: str, text_file: str | None, as_json: bool) -> None:
         print_json(about)
         return
     about.get("text", {}).pop("scripts", None)
+    if "skipped_shown" in about:
+        about["skipped_shown"] = _first_of(about["skipped_shown"])
     if "special_tokens" in about:
         about["special_tokens"] = _first_of([f"{text} {i}" for text, i in about["special_tokens"].items()])
         about["longest_tokens"] = [f"'{one['token']}' ({one['bytes']} bytes)" for one in about["longest_tokens"]]
@@ -106,21 +109,29 @@ def _about_shards(folder: str) -> dict[str, Any]:
     from bpetok import shards
 
     opened = shards.open(folder)
+    manifest = opened.manifest
     about: dict[str, Any] = {
         name: {
-            "files": len(split.arrays),
+            "files": len(split.shards),
             "ids": split.tokens,
             "documents": split.documents,
-            "bytes of text": split.text_bytes,
+            "bytes_of_text": split.text_bytes,
+            "bytes_per_token": split.text_bytes / split.tokens if split.tokens else None,
         }
         for name, split in opened.splits.items()
     }
-    manifest = opened.manifest
     return about | {
+        "bytes_of_files": opened.file_bytes,
+        "tokenizer": manifest.tokenizer,
+        "fingerprint": manifest.fingerprint,
         "vocab_size": manifest.vocab_size,
         "dtype": manifest.dtype,
         "end_of_text": manifest.end_of_text,
-        "fingerprint": manifest.fingerprint,
+        "end_of_text_stands": f"{manifest.end_of_text_stands} each document",
+        "arguments": dict(manifest.arguments),
+        "sources": [{"name": source.name, "bytes": source.bytes} for source in manifest.sources],
+        "skipped": manifest.skipped,
+        "skipped_shown": list(manifest.skipped_shown),
     }
 
 

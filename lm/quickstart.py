@@ -6,6 +6,7 @@ goes on where it was when it is made again.
 
 import dataclasses
 import hashlib
+import json
 import math
 import statistics
 import sys
@@ -20,7 +21,8 @@ import torch
 import bpetok
 from bpetok import shards
 from bpetok.errors import IncompatibleError
-from bpetok.sources import expand, read_documents
+from bpetok.files import write_atomically
+from bpetok.sources import expand
 from bpetok.vocab import END_OF_TEXT
 from lm.checkpoint import latest, read_state
 from lm.config import Config, config_from_toml, load_config
@@ -34,6 +36,7 @@ from lm.sample import generate, load_run
 from lm.train import Event, TrainResult, train
 
 NAME = "quickstart"
+TEXT = "text.json"
 VOCAB_SIZE = 4096
 MIN_STEPS, MAX_STEPS = 40, 10_000
 SAMPLE_TOKENS = 160
@@ -176,7 +179,7 @@ def standard_library() -> list[Path]:
 
 
 def _source_names(texts: Sequence[Path], files: Sequence[Path]) -> list[str]:
-    """What the manifest says of the text; the digest tells it from any other."""
+    """What is kept of the text in the run's folder; the digest tells it from any other."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -190,7 +193,8 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
     """Tokenizer and shards, unless a call before made them of the same text."""
     shard_folder = folder.path / "shards"
     if (shard_folder / shards.MANIFEST).exists():
-        made_of = list(shards.open(shard_folder).manifest.sources)
+        text = folder.path / TEXT
+        made_of = json.loads(text.read_bytes()) if text.exists() else ["another"]
         if made_of != names:
             raise IncompatibleError(
                 f"{folder.path}: the run's text must be {', '.join(made_of)}, got {', '.join(names)}",
@@ -213,14 +217,12 @@ def _prepare_data(files: Sequence[Path], names: list[str], folder: RunFolder, re
     )
     tokenizer.save(folder.tokenizer)
     report(StageEvent(stage="shards", detail=f"into {shard_folder}"))
-    count = _counter({"shards": size}, report)
+    write_atomically(folder.path / TEXT, json.dumps(names, indent=1).encode())
 
-    def documents() -> Iterator[bytes]:
-        for document in read_documents(files):
-            yield document.text
-            count("shards", len(document.text))
+    def show(now: shards.Progress) -> None:
+        report(ProgressEvent(stage="shards", done=now.done, total=size))
 
-    shards.write(documents(), tokenizer, shard_folder, sources=names)
+    shards.build(files, tokenizer, shard_folder, restart=True, progress=show)
 
 
 def _counter(totals: dict[str, int], report: OnEvent) -> Callable[[str, int], None]:

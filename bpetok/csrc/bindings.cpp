@@ -12,6 +12,7 @@
 
 #include "counts_python.h"
 #include "decode.h"
+#include "documents_python.h"
 #include "encode.h"
 #include "from_python.h"
 #include "merge_list.h"
@@ -522,6 +523,7 @@ NB_MODULE(_core, m) {
         },
         "pattern"_a, "text"_a,
         nb::sig("def pretoken_ends(pattern: str, text: str | bytes) -> numpy.typing.NDArray[numpy.int64]"));
+    bind_documents(m);
     m.def("char_class", char_class, "code_point"_a);
     m.def("ordered_merges", ordered_merges, "tokens"_a, "merges"_a,
           nb::sig("def ordered_merges(tokens: dict[bytes, int], merges: collections.abc.Sequence[tuple[int, int]]) -> "

@@ -1,34 +1,125 @@
-"""Documents: the texts that training and shards are made of, from files and rows.
+"""Sources: the documents that training and shards are made of, from files, URLs, datasets and Python.
 
-A text file is one document. A `.jsonl` file has a JSON object a line, a `.parquet` file rows; each has its text in one
-field.
+A text file is one document, or one between two separator lines. A `.jsonl` file has a JSON object a line, a `.parquet`
+file rows; each has its text in one field. Files of text and lines may be packed: `.gz`, `.zst`, `.xz`, `.bz2`.
+
+| module | thing |
+|---|---|
+| `opening` | names of files and URLs, folders, patterns |
+| `packing` | packed files |
+| `rows` | rows and their texts |
+| `units` | how sources are read, in pieces for workers |
+| `places` | where bytes may be cut |
+| `texts`, `tables` | the kinds of sources |
+| `hub` | datasets by name |
+| `survey` | which documents validate |
+
+>>> from bpetok.sources import open_sources, units_of
+>>> [source] = open_sources([["one", {"text": "two"}]])
+>>> [unit.read().texts for group in units_of([source]) for unit in group.units]
+[[b'one', b'two']]
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from bpetok.errors import DataError, MissingExtraError
+from bpetok.errors import DataError
+from bpetok.sources.opening import ROWS, Location, Watched, contents_of, expand, kind_of, names_of, text_chunks
+from bpetok.sources.rows import BOM, Document, text_of_line, text_of_row, texts_of
 from bpetok.streams import chunks_of
-from bpetok.text import Text, as_bytes
+from bpetok.text import as_bytes
+
+if TYPE_CHECKING:
+    from bpetok.sources.units import HEAD_BYTES, Batch, Outline, Part, Reading, Source, Unit, UnitGroup, units_of
+
+_OF_UNITS = ("HEAD_BYTES", "Batch", "Outline", "Part", "Reading", "Source", "Unit", "UnitGroup", "units_of")
+
+__all__ = [
+    "HEAD_BYTES",
+    "Batch",
+    "Document",
+    "Outline",
+    "Part",
+    "Reading",
+    "Source",
+    "Unit",
+    "UnitGroup",
+    "check_readable_as_text",
+    "expand",
+    "is_rows",
+    "open_sources",
+    "read_documents",
+    "read_rows",
+    "text_chunks",
+    "texts_of",
+    "units_of",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A text, and where it came from, for messages: a file, or a file and a line."""
+def __getattr__(name: str) -> Any:
+    """What only shards need is loaded when it is asked for."""
+    if name in _OF_UNITS:
+        from bpetok.sources import units
 
-    text: bytes
-    where: str
+        return getattr(units, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def open_sources(given: Sequence[Any], reading: Reading | None = None) -> list[Source]:
+    """The sources that are given, in order; nothing but what files say of themselves is read yet.
+
+    Args:
+        given: of each: the name of a file (`str` or path) or its URL, which fsspec opens; a folder, for the files of
+            text and rows below it; a pattern such as `data/*.jsonl`; a file or pipe that is open for reading bytes; a
+            Hugging Face dataset; or an iterable of texts, rows or documents.
+        reading: how they are read.
+
+    Raises:
+        DataError: there is no such file, or none that can be read.
+        MissingExtraError: an optional package is needed that is not installed.
+        OSError: a file cannot be read.
+        TypeError: one is nothing of the kind.
+    """
+    from bpetok.sources import units
+
+    reading = reading or units.Reading()
+    sources: list[Source] = []
+    for one in given:
+        if isinstance(one, str | os.PathLike):
+            for name in names_of(cast("str | Path", one)):
+                sources.append(_source_of_name(len(sources), name, reading))
+        elif hasattr(one, "read"):
+            from bpetok.sources.texts import stream_source
+
+            sources.append(stream_source(len(sources), one, reading))
+        else:
+            from bpetok.sources.tables import python_source
+
+            sources.append(python_source(len(sources), one, reading))
+    return sources
+
+
+def _source_of_name(number: int, name: str, reading: Reading) -> Source:
+    kind, location = kind_of(name), Location(name)
+    if kind.form == ".parquet":
+        from bpetok.sources.tables import Parquet
+
+        return Parquet(number, location, reading)
+    from bpetok.sources.texts import text_source
+
+    return text_source(number, location, kind, reading)
+
+
+# ---- documents one by one --------------------------------------------------------------------------------------------
 
 
 def is_rows(path: Path) -> bool:
     """Whether the file holds a document a row, by its suffix."""
-    return path.suffix.lower() in _ROWS
+    return not path.name.lower().endswith(".zip") and kind_of(path.name).form in ROWS
 
 
 def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Document]:
@@ -42,7 +133,7 @@ def read_documents(paths: Iterable[Path], *, field: str = "text") -> Iterator[Do
         if is_rows(path):
             yield from read_rows(path, field)
         else:
-            yield Document(path.read_bytes(), str(path))
+            yield Document(b"".join(text_chunks(path)), str(path))
 
 
 def read_rows(path: Path, field: str, seen: Callable[[bytes], object] = len) -> Iterator[Document]:
@@ -50,118 +141,54 @@ def read_rows(path: Path, field: str, seen: Callable[[bytes], object] = len) -> 
 
     `seen` is told the file's bytes, piece by piece, as they are read.
     """
-    return _ROWS[path.suffix.lower()](path, field, seen)
+    return _read_parquet(path, field, seen) if kind_of(path.name).form == ".parquet" else _read_jsonl(path, field, seen)
 
 
 def _read_jsonl(path: Path, field: str, seen: Callable[[bytes], object]) -> Iterator[Document]:
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            seen(line)
+        chunks = contents_of(Watched(file, seen), kind_of(path.name).packing, str(path))
+        for number, line in enumerate(_lines(chunks), start=1):
+            line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 where = f"{path}:{number}"
-                yield Document(_text_of_line(line, field, where), where)
+                yield Document(text_of_line(line, field, where), where)
 
 
-def _text_of_line(line: bytes, field: str, where: str) -> bytes:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: a row must be a JSON object, got {line[:60]!r}: {error}") from error
-    return as_bytes(_text_of_row(row, field, where))
-
-
-def _text_of_row(row: object, field: str, where: str) -> str:
-    text = row.get(field) if isinstance(row, Mapping) else None
-    if isinstance(text, str):
-        return text
-    if isinstance(row, Mapping) and field in row:
-        raise DataError(f"{where}: the field {field!r} must be text, got {text!r:.80}")
-    keys = sorted(row) if isinstance(row, Mapping) else type(row).__name__
-    raise DataError(
-        f"{where}: a row must have its text in the field {field!r}, got {keys!r:.80}",
-        hint="name the field (field=, or --field)",
-    )
+def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    for chunk in chunks:
+        *whole, rest = chunk.split(b"\n")
+        for line in whole:
+            yield b"".join([*parts, line]) if parts else line
+            parts = []
+        parts.append(rest)
+    if any(parts):
+        yield b"".join(parts)
 
 
 def _read_parquet(path: Path, field: str, seen: Callable[[bytes], object]) -> Iterator[Document]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtraError("data") from error
-    with open(path, "rb") as opened:
-        for chunk in chunks_of(opened):  # its rows are read in another order
+    from bpetok.sources.tables import open_parquet, parquet_texts, require_pyarrow
+
+    require_pyarrow()
+    with open(path, "rb") as file:
+        for chunk in chunks_of(file):  # its rows are read in another order
             seen(chunk)
-    try:
-        with parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                _text_of_row(dict.fromkeys(file.schema_arrow.names), field, str(path))
-            number = 0
-            for batch in file.iter_batches(columns=[field], batch_size=1024):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    where = f"{path}:{number}"
-                    yield Document(as_bytes(_text_of_row({field: text}, field, where)), where)
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: must be a parquet file: {error}") from error
-
-
-_ROWS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-
-
-def texts_of(documents: Iterable[Text | Mapping[str, Any]], field: str) -> Iterator[Text]:
-    """The texts among texts and rows.
-
-    Raises:
-        DataError: a row's field is missing or no string.
-        TypeError: a document is neither text nor a row.
-    """
-    for number, document in enumerate(documents, start=1):
-        yield _text_of_row(document, field, f"row {number}") if isinstance(document, Mapping) else document
+        file.seek(0)
+        opened = open_parquet(cast(BinaryIO, file), field, str(path))
+        for number, text in enumerate(parquet_texts(opened, range(opened.num_row_groups), field, str(path)), start=1):
+            where = f"{path}:{number}"
+            yield Document(as_bytes(text_of_row({field: text}, field, where)), where)
 
 
 def check_readable_as_text(path: Path) -> None:
-    """Makes sure that a file's name does not say that it is packed.
+    """Makes sure that a file's name does not say that it is packed text.
 
     Raises:
         DataError: it does.
     """
-    if path.suffix.lower() in _PACKED:
+    kind = kind_of(path.name)
+    if kind.packing is not None and kind.form not in ROWS:
         raise DataError(
             f"{path}: a file must be unpacked, got {path.suffix}",
-            hint=f"pipe it ({_PACKED[path.suffix.lower()]} {path.name} | … -), or give what opens it as source",
+            hint=f"pipe it ({kind.packing} -dc {path.name} | … -), or give what opens it as source",
         )
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for root, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root) / name for name in names if not name.startswith("."))
-
-
-_PACKED = {".gz": "gzip -dc", ".xz": "xz -dc", ".bz2": "bzip2 -dc", ".zst": "zstd -dc", ".zip": "unzip -p"}
-
-
-def expand(paths: Sequence[str | Path]) -> list[Path]:
-    """The files named; a folder stands for the `.txt`, `.jsonl` and `.parquet` files below it, sorted by name.
-
-    Hidden files and folders, whose names begin with a dot, are left out.
-
-    Raises:
-        DataError: a file is not there, or a folder holds no such file.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in _files_below(path) if file.suffix.lower() == ".txt" or is_rows(file))
-            if not inside:
-                raise DataError(f"{path}: the folder must hold .txt, .jsonl or .parquet files, got none")
-            files += inside
-        elif path.exists():
-            files.append(path)
-        else:
-            raise DataError(f"{path}: no such file")
-    return files

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import random
+import signal
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate, chain, cycle
 from pathlib import Path
@@ -17,6 +22,7 @@ import tiktoken
 
 import bpetok
 from bpetok import _core, patterns
+from bpetok.shards import layout, manifest
 
 EXPRESSIONS = patterns.SPELLINGS
 TIERS = getattr(_core, "tiers", lambda: ["only"])()
@@ -196,3 +202,119 @@ def twins() -> Callable[[str, str], Twins]:
         return Twins(ours, tiktoken.Encoding(kind, pat_str=expression, mergeable_ranks=ranks, special_tokens={}))
 
     return make
+
+
+# ---- shards ------------------------------------------------------------------------------------------------------
+
+
+def _marks(contents: bytes) -> str:
+    blocks = range(1 << 22, len(contents) + 1, 1 << 22)
+    return "".join(hashlib.sha256(contents[:end]).hexdigest()[:8] for end in blocks)
+
+
+def _slow_shards(
+    folder: Path,
+    documents: Mapping[str, Sequence[Sequence[int]]],
+    *,
+    shard_tokens: int = 100,
+    dtype: str = "uint16",
+    end_of_text: int = 0,
+    stands: manifest.EndOfText = "before",
+    tokenizer: bpetok.Tokenizer | None = None,
+) -> dict[str, list[list[int]]]:
+    shards, written = [], {}
+    folder.mkdir(exist_ok=True)
+    for split, texts in documents.items():
+        whole = [[end_of_text, *ids] if stands == "before" else [*ids, end_of_text] for ids in texts]
+        written[split] = whole
+        owners = [number for number, ids in enumerate(whole) for _ in ids]
+        stream = list(chain.from_iterable(whole))
+        for number, first in enumerate(range(0, len(stream), shard_tokens)):
+            mine, ids = owners[first : first + shard_tokens], stream[first : first + shard_tokens]
+            lengths = np.array([mine.count(owner) for owner in sorted(set(mine))], np.int32)
+            name = layout.bin_name(split, number)
+            contents = layout.bin_header(dtype, len(ids)) + np.array(ids, dtype).tobytes()
+            index = b"".join(layout.index_parts(dtype, lengths))
+            (folder / name).write_bytes(contents)
+            (folder / layout.index_name(name)).write_bytes(index)
+            continues = first > 0 and owners[first - 1] == mine[0]
+            text = [one for one in ids if one != end_of_text]
+            shards.append(
+                manifest.Shard(
+                    file=name,
+                    split=split,
+                    tokens=len(ids),
+                    documents=len(lengths) - continues,
+                    continues=continues,
+                    text_bytes=len(tokenizer.decode_bytes(text)) if tokenizer else len(text),
+                    sha256=hashlib.sha256(contents).hexdigest(),
+                    marks=_marks(contents),
+                    index_sha256=hashlib.sha256(index).hexdigest(),
+                    index_marks=_marks(index),
+                )
+            )
+    manifest.Manifest(
+        tokenizer=tokenizer.name if tokenizer else "none",
+        fingerprint=tokenizer.fingerprint if tokenizer else "0" * 64,
+        probe=manifest.probe_digest(tokenizer, end_of_text, stands) if tokenizer else "0" * 64,
+        vocab_size=tokenizer.n_vocab if tokenizer else 1 << (16 if dtype == "uint16" else 20),
+        dtype=dtype,
+        end_of_text=end_of_text,
+        end_of_text_stands=stands,
+        arguments={},
+        sources=(manifest.Source("a.txt", 10),),
+        shards=tuple(shards),
+    ).write(folder)
+    return written
+
+
+@pytest.fixture(scope="session")
+def slow_shards() -> Callable[..., dict[str, list[list[int]]]]:
+    """`slow_shards(folder, {"train": [ids, …]}, …)`: writes shards plainly, and gives the ids of each document.
+
+    The slow twin of `bpetok.shards.write`: it takes ids, holds everything, and trusts nothing but the layout's names.
+    """
+    return _slow_shards
+
+
+# ---- processes that end in the middle ----------------------------------------------------------------------------
+
+
+class Ended(NamedTuple):
+    """How a forked process ended: by a signal, 0 for none, or with an error, None for none."""
+
+    signal: int
+    error: str | None = None
+    errno: int | None = None
+    message: str = ""
+
+
+def _forked(job: Callable[[], object], seconds: float = 30) -> Ended:
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():  # Python 3.12 warns of threads of C libraries
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(seconds))
+        said = ["", None, ""]
+        try:
+            job()
+        except BaseException as error:
+            said = [type(error).__name__, getattr(error, "errno", None), str(error)]
+        finally:
+            os.write(writer, json.dumps(said).encode())
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = file.read()
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        return Ended(os.WTERMSIG(status))
+    error, number, message = json.loads(said)
+    return Ended(0, error or None, number, message)
+
+
+@pytest.fixture(scope="session")
+def forked() -> Callable[..., Ended]:
+    """`forked(job, seconds=30)`: runs it in a process of its own, which may be killed, and says how that ended."""
+    return _forked

@@ -284,6 +284,59 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         PretokenCounts.load(tmp_path / "other.counts")
 
 
+@pytest.mark.parametrize("entries", [65_535, 65_536, 65_537, 200_000])
+def test_a_file_is_read_block_by_block(tmp_path, entries):
+    counts = PretokenCounts("gpt2")
+    for i in range(entries):
+        counts.core.add(b"%d" % i, i % 7 + 1)
+    counts.core.add(b"a" * (5 << 20), 3)
+    counts.core.add(b"end", 2)
+    counts.save(tmp_path / "a.counts")
+    told = []
+    again = PretokenCounts("gpt2")
+    again.add_file(tmp_path / "a.counts", progress=told.append)
+    assert again.items() == counts.items() and len(told) >= 3
+    assert 0 < (tmp_path / "a.counts").stat().st_size - sum(told) < 2000
+
+
+def test_a_file_that_numpy_has_compressed_is_read_too(saved):
+    counts, path = saved
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    assert PretokenCounts.load(path) == counts
+
+
+def test_an_array_that_claims_to_be_larger_than_any_is_refused(saved):
+    _, path = saved
+    for size in ("9" * 15, "9" * 30):
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        header = members["sizes.npy"][:128]
+        before = header.index(b"(") + 1
+        after = header.index(b",)", before)
+        claimed = (
+            header[:before] + size.encode() + header[after:].replace(b" " * (len(size) - (after - before)), b"", 1)
+        )
+        members["sizes.npy"] = claimed + members["sizes.npy"][128:]
+        with zipfile.ZipFile(path.with_name("b.counts"), "w") as archive:
+            for name, contents in members.items():
+                archive.writestr(name, contents)
+        with pytest.raises(bpetok.FormatError, match=r"b\.counts: must be a file of counts, got"):
+            PretokenCounts.load(path.with_name("b.counts"))
+
+
+def test_counts_that_were_taken_are_no_longer_there(small_text):
+    counts = PretokenCounts()
+    counts.add_text(small_text)
+    before = counts.items()
+    assert counts.take().items() == before
+    assert (len(counts), counts.total, counts.documents, counts.bytes) == (0, 0, 1, len(small_text.encode()))
+    counts.add_text(small_text)
+    assert counts.items() == before
+
+
 def about(**changed):
     head = {"format": "bpetok counts", "version": 1, "pattern": "gpt2", "unicode": "16.0"}
     document = {**head, "documents": 1, "bytes": 12, "sources": [], **changed}

@@ -21,6 +21,7 @@ BUILT_IN = {
     "CorruptionError": ValueError,
     "IncompatibleError": ValueError,
     "MemoryLimitError": MemoryError,
+    "WorkerError": RuntimeError,
 }
 
 

@@ -447,10 +447,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, tok, monk
     def fail(*args):
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(files.os, broken, fail)
     if broken == "write":
         monkeypatch.setattr(Path, "write_bytes", fail)
-    else:
-        monkeypatch.setattr(files.os, broken, fail)
     other = bpetok.train("quite another text", 260, pattern="gpt2")
     with pytest.raises(OSError, match="No space left"):
         other.save(path)

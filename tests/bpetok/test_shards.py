@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,14 @@ from bpetok import shards
 from bpetok.sources import Document
 
 EOT = 258  # of the fixture `tok`
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk():
+    """Nothing here depends on what a disk holds after the power has failed; test_shard_faults.py does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,19 @@ def test_a_small_vocabulary_is_written_as_llm_c_reads_it_with_16_bits(tmp_path, 
     shards.write(["ab", "ba"], tok, tmp_path, val_fraction=0)
     header = struct.pack("<256i", 20240520, 1, 5, *[0] * 253)
     assert (tmp_path / "train_000000.bin").read_bytes() == header + struct.pack("<5H", EOT, 256, EOT, 98, 97)
-    assert names(tmp_path) == ["manifest.json", "train_000000.bin"]
+    assert names(tmp_path) == ["manifest.json", "train_000000.bin", "train_000000.idx"]
+
+
+def test_the_index_is_megatrons_with_pointers_behind_the_header_of_llm_c(tmp_path, tok):
+    shards.write(["ab", "ba"], tok, tmp_path, val_fraction=0)
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, 2, 3)
+    lengths, pointers, documents = struct.pack("<2i", 2, 3), struct.pack("<2q", 1024, 1028), struct.pack("<3q", 0, 1, 2)
+    assert (tmp_path / "train_000000.idx").read_bytes() == head + lengths + pointers + documents
+
+
+def test_the_index_of_ids_of_32_bits_says_int32(tmp_path, wide):
+    shards.write(["ab", "a"], wide, tmp_path, val_fraction=0)
+    assert (tmp_path / "train_000000.idx").read_bytes()[9:18] == struct.pack("<QB", 1, 4)
 
 
 def test_a_vocabulary_beyond_16_bits_is_written_with_32_bits(tmp_path, wide):
@@ -70,7 +91,7 @@ def test_ids_take_16_bits_up_to_65535(tmp_path, highest, dtype):
 
 
 def test_the_manifest_says_what_is_there(tmp_path, tok):
-    written = shards.write(["ab", "ba"], tok, tmp_path, val_fraction=0, sources=["a.txt"])
+    written = shards.write(["ab", "ba"], tok, tmp_path, val_fraction=0)
     document = json.loads((tmp_path / "manifest.json").read_text())
     contents = (tmp_path / "train_000000.bin").read_bytes()
     assert document["shards"] == [
@@ -79,25 +100,37 @@ def test_the_manifest_says_what_is_there(tmp_path, tok):
             "split": "train",
             "tokens": 5,
             "documents": 2,
+            "continues": False,
             "text_bytes": 4,
             "sha256": hashlib.sha256(contents).hexdigest(),
+            "marks": "",
+            "index_sha256": hashlib.sha256((tmp_path / "train_000000.idx").read_bytes()).hexdigest(),
+            "index_marks": "",
         }
     ]
     expected = {
         "format": "bpetok shards",
-        "version": 1,
+        "version": 2,
         "complete": True,
+        "tokenizer": "bpetok",
         "fingerprint": tok.fingerprint,
         "dtype": "uint16",
     }
-    expected |= {"vocab_size": 259, "end_of_text": EOT, "sources": ["a.txt"]}
+    expected |= {"vocab_size": 259, "end_of_text": EOT, "end_of_text_stands": "before", "skipped": 0}
     assert {key: document[key] for key in expected} == expected
     assert shards.Manifest.read(tmp_path) == written == shards.open(tmp_path).manifest
 
 
 def test_the_probe_is_the_checksum_of_the_ids_of_a_fixed_text(tok):
-    ids = [EOT, *tok.encode_ordinary(shards.PROBE)]
-    assert shards.probe_digest(tok, EOT) == hashlib.sha256(struct.pack(f"<{len(ids)}I", *ids)).hexdigest()
+    ids = tok.encode_ordinary(shards.PROBE)
+    for stands, held in (("before", [EOT, *ids]), ("after", [*ids, EOT])):
+        assert shards.probe_digest(tok, EOT, stands) == hashlib.sha256(struct.pack(f"<{len(held)}I", *held)).hexdigest()
+
+
+def test_the_end_of_text_id_stands_behind_each_document_where_it_is_asked_for(tmp_path, tok):
+    written = shards.write(["ab", "ba"], tok, tmp_path, val_fraction=0, end_of_text="after")
+    assert ids_of(tmp_path / "train_000000.bin") == [256, EOT, 98, 97, EOT]
+    assert (written.end_of_text_stands, written.probe) == ("after", shards.probe_digest(tok, EOT, "after"))
 
 
 def test_special_tokens_in_the_text_are_text(tmp_path, tok):
@@ -138,6 +171,24 @@ def test_files_of_any_size_hold_every_document_once(tmp_path_factory, tok, texts
     assert all(shard.tokens == size for shard in written.shards[:-1])
 
 
+@settings(max_examples=60)  # each example waits for the disk
+@given(
+    texts=st.lists(st.text("ab é\n", max_size=20), min_size=1, max_size=8).filter(any),
+    size=st.integers(1, 9),
+    stands=st.sampled_from(["before", "after"]),
+)
+def test_every_byte_is_that_of_the_slow_twin(tmp_path_factory, tok, slow_shards, texts, size, stands):
+    folder, twin = tmp_path_factory.mktemp("shards"), tmp_path_factory.mktemp("twin")
+    shards.write(texts, tok, folder, shard_tokens=size, val_fraction=0, end_of_text=stands)
+    ids = [tok.encode_ordinary(text) for text in texts if text]
+    slow_shards(twin, {"train": ids}, shard_tokens=size, end_of_text=EOT, stands=stands, tokenizer=tok)
+    assert names(folder) == names(twin)
+    for name in names(folder):
+        if name != "manifest.json":
+            assert (folder / name).read_bytes() == (twin / name).read_bytes(), name
+    assert shards.open(folder).manifest.shards == shards.open(twin).manifest.shards
+
+
 @given(start=st.integers(0, 50), stop=st.integers(0, 50))
 def test_any_range_is_read_across_files(shard_folder, start, stop):
     train = shards.open(shard_folder).train
@@ -175,21 +226,30 @@ def test_what_was_read_is_a_copy(shard_folder):
 # ---- training and validation ----------------------------------------------------------------------------------------
 
 
-def split_of(texts, fraction=None):
-    """Which texts train and which validate."""
-    sides = {"train": [], "val": []}
-    for split, text in shards._split(texts, fraction):
-        sides[split].append(text)
-    return sides["train"], sides["val"]
+@pytest.fixture(scope="module")
+def split_of(tmp_path_factory, tok):
+    """`split_of(texts, fraction)`: which texts train and which validate, as `write` decides."""
+
+    def split_of(texts, fraction=None):
+        folder = tmp_path_factory.mktemp("split")
+        shards.write(texts, tok, folder, val_fraction=fraction)
+        splits = shards.open(folder).splits.values()
+        return tuple([tok.decode_bytes(split.document(n)[1:]) for n in range(split.documents)] for split in splits)
+
+    return split_of
 
 
-def test_of_many_documents_about_one_in_a_hundred_validates():
+def by_hash(text, fraction=0.01):
+    return xxhash.xxh64_intdigest(text[:65_536]) < fraction * 2**64
+
+
+def test_of_many_documents_about_one_in_a_hundred_validates(split_of):
     train, val = split_of(lines(20_000))
     assert 140 < len(val) < 260
     assert sorted(train + val) == sorted(lines(20_000))
 
 
-def test_which_document_validates_depends_on_its_bytes_alone():
+def test_which_document_validates_depends_on_its_bytes_alone(split_of):
     texts = lines(1000)
     _, val = split_of(texts)
     assert val
@@ -198,43 +258,49 @@ def test_which_document_validates_depends_on_its_bytes_alone():
     assert set(val) <= set(split_of(texts[:500])[1]) | set(split_of(texts[500:])[1])
 
 
-def test_the_documents_that_validate_are_those_of_this_hash():
-    hashed = {text: int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in lines(1000)}
-    assert split_of(lines(1000), 0.25)[1] == [text for text in lines(1000) if hashed[text] < 2**62]
+def test_the_documents_that_validate_are_those_of_this_hash(split_of):
+    assert split_of(lines(1000), 0.25)[1] == [text for text in lines(1000) if by_hash(text, 0.25)]
 
 
-def test_where_the_hash_picks_none_the_last_document_validates():
-    texts = [text for text in lines(400) if shards._split_of(text, 0.01) == "train"]
+def test_of_a_long_document_the_first_65536_bytes_decide(split_of):
+    heads = [b"%03d" % i + b"a" * 65_533 for i in range(100)]
+    _, val = split_of([head + b"b" for head in heads], 0.5)
+    assert [text[:-1] for text in val] == [head for head in heads if by_hash(head, 0.5)]
+    assert val != [head + b"b" for head in heads if xxhash.xxh64_intdigest(head + b"b") < 2**63]
+
+
+def test_where_the_hash_picks_none_the_last_document_validates(split_of):
+    texts = [text for text in lines(400) if not by_hash(text)]
     assert len(texts) >= 100
     assert split_of(texts) == (texts[:-1], texts[-1:])
 
 
-def test_of_99_documents_the_last_tenth_validates_and_of_100_the_hash_decides():
+def test_of_99_documents_the_last_tenth_validates_and_of_100_the_hash_decides(split_of):
     texts = [b"%03d\n" % i for i in range(100)]
     train, val = split_of(texts[:99])
     assert train + val == texts[:99]
     assert len(val) in (9, 10)
-    assert split_of(texts, 0.5)[1] == [text for text in texts if shards._split_of(text, 0.5) == "val"]
+    assert split_of(texts, 0.5)[1] == [text for text in texts if by_hash(text, 0.5)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 99, 100, 300])
-def test_nothing_validates_where_nothing_shall(count):
+def test_nothing_validates_where_nothing_shall(split_of, count):
     assert split_of(lines(count), 0) == (lines(count), [])
 
 
-def test_another_share_of_one_document_validates_where_it_is_asked_for():
+def test_another_share_of_one_document_validates_where_it_is_asked_for(split_of):
     text = b"".join(b"line %02d\n" % i for i in range(40))
     assert split_of([text], 0.5) in [([text[: cut * 8]], [text[cut * 8 :]]) for cut in (20, 21)]
 
 
-def test_one_document_is_cut_at_the_line_at_nine_tenths():
+def test_one_document_is_cut_at_the_line_at_nine_tenths(split_of):
     text = b"".join(b"line %02d\n" % i for i in range(40))
     train, val = split_of([text])
     assert (train, val) in [([text[: cut * 8]], [text[cut * 8 :]]) for cut in (36, 37)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9, 10, 11, 40])
-def test_a_text_of_two_lines_or_more_both_trains_and_validates(count):
+def test_a_text_of_two_lines_or_more_both_trains_and_validates(split_of, count):
     text = b"".join(b"line %02d\n" % i for i in range(count))
     train, val = split_of([text])
     assert b"".join(train + val) == text
@@ -244,13 +310,13 @@ def test_a_text_of_two_lines_or_more_both_trains_and_validates(count):
 
 
 @pytest.mark.parametrize("text", ["é" * 11, "🙂" * 7, "東" * 5, "a" + "é" * 20])
-def test_a_text_without_lines_is_not_cut_inside_a_character(text):
+def test_a_text_without_lines_is_not_cut_inside_a_character(split_of, text):
     train, val = split_of([text.encode()])
     assert [part.decode() for part in train + val] == [text[: len(train[0].decode())], text[len(train[0].decode()) :]]
 
 
 @given(texts=st.lists(st.text("ab\né", min_size=1, max_size=30), min_size=1, max_size=10))
-def test_the_split_of_few_documents_loses_nothing_and_keeps_the_order(texts):
+def test_the_split_of_few_documents_loses_nothing_and_keeps_the_order(split_of, texts):
     data = [text.encode() for text in texts]
     train, val = split_of(data)
     assert b"".join(train + val) == b"".join(data)
@@ -258,14 +324,15 @@ def test_the_split_of_few_documents_loses_nothing_and_keeps_the_order(texts):
 
 
 @given(texts=st.lists(st.text("ab\n", min_size=4, max_size=30), min_size=1, max_size=10))
-def test_few_documents_always_train(texts):
+def test_few_documents_always_train(split_of, texts):
     train, _ = split_of([text.encode() for text in texts])
     assert train
 
 
 def test_both_splits_are_written_and_numbered_apart(tmp_path, tok):
     shards.write([b"%04d\n" % i for i in range(60)], tok, tmp_path, shard_tokens=200)
-    assert names(tmp_path) == ["manifest.json", "train_000000.bin", "train_000001.bin", "val_000000.bin"]
+    stems = ["train_000000", "train_000001", "val_000000"]
+    assert names(tmp_path) == ["manifest.json", *(stem + suffix for stem in stems for suffix in (".bin", ".idx"))]
     opened = shards.open(tmp_path)
     assert (opened.train.documents, opened.val.documents) == (54, 6)
     assert (opened.train.text_bytes, opened.val.text_bytes) == (270, 30)
@@ -326,13 +393,16 @@ def test_an_interrupted_write_leaves_nothing_and_can_be_run_again(tmp_path, tok)
 
 
 def test_what_a_killed_call_left_is_taken_away_and_what_it_did_not_leave_is_not_mixed_in(tmp_path, tok):
-    (tmp_path / ".train_000000.bin.123.partial").write_bytes(b"half")
+    (tmp_path / ".build").mkdir()
+    (tmp_path / ".build" / "train_000000.bin").write_bytes(b"half")
     shards.write(lines(150), tok, tmp_path)
     assert not list(tmp_path.glob(".*"))
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "train_000007.bin").write_bytes(b"")
-    with pytest.raises(bpetok.FormatError, match=r"must hold no \.bin files yet, got train_000007\.bin"):
-        shards.write(lines(150), tok, tmp_path / "other")
+    for name in ("train_000007.bin", "val_000000.idx"):
+        (tmp_path / name[:5]).mkdir()
+        (tmp_path / name[:5] / name).write_bytes(b"")
+        with pytest.raises(bpetok.FormatError, match=f"must hold no shards yet, got {name}"):
+            shards.write(lines(150), tok, tmp_path / name[:5])
+        assert (tmp_path / name[:5] / name).exists()
 
 
 def test_after_an_interrupted_write_a_second_run_leaves_only_its_own_files(tmp_path, tok):
@@ -340,7 +410,8 @@ def test_after_an_interrupted_write_a_second_run_leaves_only_its_own_files(tmp_p
     with pytest.raises(RuntimeError, match="the source broke"):
         shards.write(failing(lines(150)), tok, tmp_path, shard_tokens=500)
     written = shards.write(lines(150), tok, tmp_path, shard_tokens=100_000)
-    assert names(tmp_path) == sorted(["manifest.json", *(shard.file for shard in written.shards)])
+    files = [shard.file for shard in written.shards]
+    assert names(tmp_path) == sorted(["manifest.json", *files, *(file.replace(".bin", ".idx") for file in files)])
 
 
 @pytest.mark.parametrize("broken", ["replace", "fsync"])
@@ -362,8 +433,18 @@ def test_a_full_disk_leaves_no_partial_file(tmp_path, tok, monkeypatch, broken):
 def folder(tmp_path, tok):
     """A training file of 9 ids and a validation file."""
     shards.write([b"cdefghij\n" + b"k"], tok, tmp_path)
-    assert names(tmp_path) == ["manifest.json", "train_000000.bin", "val_000000.bin"]
+    assert len(names(tmp_path)) == 5
     return tmp_path
+
+
+def rewrite_manifest(folder, change):
+    """Changes the manifest, and its checksum with it."""
+    document = json.loads((folder / "manifest.json").read_text())
+    del document["sha256"]
+    change(document)
+    body = json.dumps(document, indent=1, ensure_ascii=False).encode().removesuffix(b"\n}")
+    seal = f',\n "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'
+    (folder / "manifest.json").write_bytes(body + seal.encode())
 
 
 def alter(path, change):
@@ -375,14 +456,17 @@ def alter(path, change):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c.__delitem__(slice(-1, None)), r"train_000000\.bin: must be \d+ bytes long, got \d+"),
-        (lambda c: c.__delitem__(slice(0, None)), r"train_000000\.bin: must be \d+ bytes long, got 0"),
-        (lambda c: c.extend(b"\0\0"), r"train_000000\.bin: must be \d+ bytes long, got \d+"),
+        (lambda c: c.__delitem__(slice(-1, None)), r"train_000000\.bin: must be [\d,]+ bytes long, got [\d,]+"),
+        (lambda c: c.__delitem__(slice(0, None)), r"train_000000\.bin: must be [\d,]+ bytes long, got 0"),
+        (lambda c: c.extend(b"\0\0"), r"train_000000\.bin: must be [\d,]+ bytes long, got [\d,]+"),
         (
             lambda c: c.__setitem__(0, c[0] ^ 1),
-            r"the header must begin with \(20240520, 1, \d+\), got \(20240521, 1, \d+\)",
+            r"the header must begin with \(20240520, 1, \d+\) and zeros, got \(20240521, 1, \d+\)",
         ),
-        (lambda c: c.__setitem__(4, 2), r"the header must begin with \(20240520, 1, \d+\), got \(20240520, 2, \d+\)"),
+        (
+            lambda c: c.__setitem__(4, 2),
+            r"the header must begin with \(20240520, 1, \d+\) and zeros, got \(20240520, 2, \d+\)",
+        ),
         (lambda c: c.__setitem__(8, 99), r"the header must begin with .* got \(20240520, 1, 99\)"),
     ],
 )
@@ -394,7 +478,7 @@ def test_a_file_whose_size_or_header_is_wrong_is_refused_on_opening(folder, chan
 
 def test_a_missing_file_is_refused(folder):
     (folder / "val_000000.bin").unlink()
-    with pytest.raises(bpetok.CorruptionError, match=r"val_000000\.bin: is named in manifest\.json but is not there"):
+    with pytest.raises(bpetok.CorruptionError, match=r"val_000000\.bin: is named in the manifest but is not there"):
         shards.open(folder)
 
 
@@ -431,25 +515,24 @@ def test_another_tokenizer_is_refused_with_both_fingerprints(folder, tok):
     other = bpetok.train("cd" * 8, 258, pattern="gpt4", special_tokens=["<|endoftext|>"])
     assert other.n_vocab == tok.n_vocab
     with pytest.raises(
-        bpetok.IncompatibleError, match=f"made with the vocabulary {tok.fingerprint}, got .* with {other.fingerprint}"
+        bpetok.IncompatibleError,
+        match=rf"made with the vocabulary {tok.fingerprint} \(bpetok\), got .* with {other.fingerprint}",
     ):
         shards.open(folder).check(other)
 
 
 def test_a_tokenizer_that_encodes_otherwise_than_it_did_is_refused(folder, tok):
-    document = json.loads((folder / "manifest.json").read_text())
-    document["probe"] = "0" * 64
-    (folder / "manifest.json").write_text(json.dumps(document))
-    with pytest.raises(bpetok.IncompatibleError, match="right fingerprint but encodes a fixed text otherwise"):
+    rewrite_manifest(folder, lambda document: document.update(probe="0" * 64))
+    with pytest.raises(bpetok.IncompatibleError, match=r"right fingerprint .* but encodes a fixed text otherwise"):
         shards.open(folder).check(tok)
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda d: d.update(format="other"), "must be a complete manifest of version 1"),
-        (lambda d: d.update(version=2), "must be a complete manifest of version 1"),
-        (lambda d: d.update(complete=False), "must be a complete manifest of version 1"),
+        (lambda d: d.update(format="other"), "must be a complete manifest of version 2"),
+        (lambda d: d.update(version=1), "must be a complete manifest of version 2"),
+        (lambda d: d.update(complete=False), "must be a complete manifest of version 2"),
         (lambda d: d.pop("complete"), "is no manifest of shards"),
         (lambda d: d.pop("fingerprint"), "is no manifest of shards: KeyError"),
         (lambda d: d.update(shards=5), "is no manifest of shards"),
@@ -461,14 +544,29 @@ def test_a_tokenizer_that_encodes_otherwise_than_it_did_is_refused(folder, tok):
         (lambda d: d.update(dtype="float64"), r"manifest\.json: "),
         (lambda d: d.update(dtype="nonsense"), r"manifest\.json: "),
         (lambda d: d.update(dtype=5), r"manifest\.json: "),
+        (lambda d: d.update(end_of_text_stands="behind"), r"end_of_text_stands must be before or after"),
+        (lambda d: d["shards"][0].update(file="../train_000000.bin"), r"a shard must be a file of a split"),
+        (lambda d: d["shards"][0].update(split="test"), r"a shard must be a file of a split"),
+        (lambda d: d["shards"][0].update(continues=1), r"continues must be of type bool"),
     ],
 )
 def test_a_manifest_that_breaks_the_format_is_refused(folder, change, match):
-    document = json.loads((folder / "manifest.json").read_text())
-    change(document)
-    (folder / "manifest.json").write_text(json.dumps(document))
+    rewrite_manifest(folder, change)
     with pytest.raises(bpetok.BpetokError, match=match):
         shards.open(folder)
+
+
+def test_a_manifest_that_was_altered_is_found_wherever_it_was(folder):
+    path, draw = folder / "manifest.json", random.Random(3)
+    good = path.read_bytes()
+    for _ in range(200):
+        place, bit = draw.randrange(len(good)), 1 << draw.randrange(8)
+        path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+        with pytest.raises((bpetok.CorruptionError, bpetok.FormatError), match=r"manifest\.json: "):
+            shards.open(folder)
+        path.write_bytes(good[:place])
+        with pytest.raises((bpetok.CorruptionError, bpetok.FormatError), match=r"manifest\.json: "):
+            shards.open(folder)
 
 
 @pytest.mark.parametrize("contents", ["", "{", "[]", "5", "null", "[" * 100_000])
@@ -505,3 +603,11 @@ def test_an_interrupt_after_any_operation_leaves_nothing(tmp_path, tok, monkeypa
     assert not list(tmp_path.iterdir())
     shards.write(lines(150), tok, tmp_path)
     shards.open(tmp_path).verify()
+
+
+def test_shards_with_the_end_of_text_elsewhere_are_refused_with_both_digests(folder, tok):
+    opened = shards.open(folder)
+    opened.check(tok, end_of_text="before")
+    after, before = (shards.probe_digest(tok, EOT, stands) for stands in ("after", "before"))
+    with pytest.raises(bpetok.IncompatibleError, match=f"must stand after each document, .*{after} and {before}"):
+        opened.check(tok, end_of_text="after")

@@ -206,6 +206,7 @@ def test_an_open_file_or_pipe_is_one_text(tmp_path, small_text):
         tok = bpetok.train(opened, 400)
     assert tok == bpetok.train(small_text, 400)
     assert tok.vocab.provenance["documents"] == 1
+    assert bpetok.train(file, 400) == tok  # what it holds, also without opening it
     assert bpetok.train(io.BytesIO(small_text.encode()), 400) == tok
     assert bpetok.train(io.StringIO(small_text), 400) == tok
     assert bpetok.train([io.StringIO(small_text[:99]), PretokenCounts()], 400) == bpetok.train(small_text[:99], 400)
@@ -360,7 +361,7 @@ def test_an_argument_of_another_type_is_named(argument, wrong, match):
         ("memory_limit", -1, "memory_limit must be at least 1, got -1"),
         ("vocab_size", 10**9, "vocab_size must be at most 16777215, got 1000000000"),
         ("special_tokens", {"<s>": 9}, "special_tokens must be a list of texts, got {'<s>': 9}"),
-        ("source", Path("a.txt.gz"), r"a\.txt\.gz: a file must be unpacked, got \.gz"),
+        ("source", Path("a.txt.zip"), r"a\.txt\.zip: a file must be unpacked, or packed as .*, got \.zip"),
     ],
 )
 def test_an_argument_out_of_range_is_named(argument, wrong, match):

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+import bpetok
 import cli.bpetok
 import cli.lm
 from bpetok import shards
@@ -59,6 +60,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, furnish, tok, data) -> Pa
         shutil.copy(folder / "corpus.txt", folder / name)
     (folder / "big.ids").write_bytes(tok.encode_to_numpy((folder / "big.txt").read_bytes()).tobytes())
     shards.write([(folder / "corpus.txt").read_bytes()], tok, folder / "shards")
+    (folder / "stories.txt").write_text("One.\n<|endoftext|>\nTwo.\n")
+    for part in (0, 1):
+        shards.build([folder / "rows.jsonl"], tok, folder / f"part-{part}", part=(part, 2))
+        counts = bpetok.PretokenCounts("gpt4")
+        counts.add_file(folder / "corpus.txt")
+        counts.save(folder / f"part{part}.counts")
     shutil.copy(folder / "my.bpetok", folder / "tokenizer.bpetok")
     tok.save(folder / "ranks.tiktoken")
     tok.save(folder / "minbpe.model")
@@ -107,8 +114,9 @@ def needs_a_shell(example: str) -> bool:
 @pytest.mark.parametrize("example", [one for one in examples() if not needs_a_shell(one)])
 def test_the_examples_of_one_command_run(example: str, workshop: Path, tmp_path: Path, call) -> None:
     workshop = Path(shutil.copytree(workshop, tmp_path / "workshop"))
-    if "-o shards" in example:
-        shutil.rmtree(workshop / "shards")
+    for made in ("shards", "part-0", "part-1"):  # what other examples need of it
+        if f"-o {made}" in example:
+            shutil.rmtree(workshop / made)
     done = call(*shlex.split(example), cwd=workshop)
     assert done.code == 0, done.err
     assert done.out or "-o " in example

@@ -13,7 +13,8 @@ GROUP = cli.bpetok.group
 # An argument as <name>, an option by its names; `!` must be given, `...` may repeat, `=` the default, of choices all.
 SURFACE = """
 train
-  <files>!...
+  <files>...
+  --counts...
   --vocab-size!
   --pattern
   -o/--output!
@@ -25,7 +26,17 @@ train
   --max-token-bytes
   --field=text
   --memory
+  --engine[local|ray]=local
+  --address
   --held-out
+  --json
+  -q/--quiet
+count-words
+  <files>!...
+  --pattern
+  -o/--output!
+  --field=text
+  --memory
   --json
   -q/--quiet
 encode
@@ -38,6 +49,8 @@ encode
 decode
   -t/--tokenizer=bpetok_32k
   --binary
+  --document
+  --split[train|val]=train
   --json
   <file>=-
 count
@@ -84,8 +97,8 @@ report
   --json
   -q/--quiet
 export
-  <tokenizer>!
-  --to[bpetok|gguf|huggingface|minbpe|tekken|tiktoken|tiktoken-plugin]
+  <what>!
+  --to[bpetok|gguf|huggingface|minbpe|tekken|tiktoken|tiktoken-plugin|npy|nanogpt|datatrove|parquet]
   -o/--output!
   --json
   -q/--quiet
@@ -97,18 +110,36 @@ import
   --json
   -q/--quiet
 verify
-  <tokenizer>!
+  <what>!
   --against
   --text
   --renumbered
+  -t/--tokenizer
   --json
+  -q/--quiet
 shard
-  <files>!...
+  <files>...
   -t/--tokenizer=bpetok_32k
   -o/--output!
   --shard-tokens
   --val-fraction
-  --field=text
+  --end-of-text[before|after]=before
+  --separator
+  --field/--column=text
+  --allow-special...
+  --on-error[raise|skip]=raise
+  --dataset
+  --split=train
+  --config
+  --streaming
+  --workers
+  --engine[local|ray]=local
+  --address
+  --num-parts
+  --part
+  --merge
+  --restart
+  --dry-run
   --json
   -q/--quiet
 env

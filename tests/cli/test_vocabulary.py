@@ -18,7 +18,7 @@ def test_info_tells_a_tokenizer_and_a_folder_of_shards(call, folder, tok) -> Non
     assert tok.fingerprint in shown and "<|endoftext|> 300" in shown and "\n  vocab size " in shown
     call("bpetok", "shard", "corpus.txt", "-t", "my.bpetok", "-o", "shards", cwd=folder)
     about = call("bpetok", "info", "shards", "--json", cwd=folder).json
-    assert about["train"]["bytes of text"] + about["val"]["bytes of text"] == (folder / "corpus.txt").stat().st_size
+    assert about["train"]["bytes_of_text"] + about["val"]["bytes_of_text"] == (folder / "corpus.txt").stat().st_size
 
 
 def test_info_measures_a_tokenizer_on_a_text_by_script(call, folder, tok) -> None:
