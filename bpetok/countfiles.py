@@ -46,6 +46,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "sources": (list,),
 }
 _ARRAYS = {"pretokens": "uint8", "sizes": "int64", "counts": "int64"}
+_MOST_ABOUT = 1 << 26
 _MOST_BYTES = 1 << 46  # of an array; so no sum of sizes leaves 64 bits
 _BLOCK_ENTRIES = 1 << 16
 _BLOCK_BYTES = 1 << 22
@@ -163,6 +164,8 @@ class CountFile:
         self.path = path
         self._archive = archive
         member, size = self._open("about", "uint8")
+        if size > _MOST_ABOUT:
+            raise ValueError(f"about must have at most {_MOST_ABOUT:,} bytes, got {size:,}")
         about = json.loads(member.read(size))
         _to_end(member, "about")
         head = {"format": "bpetok counts", "version": VERSION}

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpetok.errors import MissingExtraError, SpecialTokenError
-from bpetok.shards.build import SHARD_TOKENS, Build, Now, Options
+from bpetok.shards.building import SHARD_TOKENS, Build, Now, Options
 from bpetok.shards.encoding import Encoded, Recipe, encode_here
 from bpetok.shards.manifest import MANIFEST, EndOfText
 from bpetok.shards.place import BUILD, locked, undo

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cli.engine import engine_options, keeping_stdout
 from cli.manners import (
@@ -103,6 +104,7 @@ def shard(
     from bpetok import shards
 
     if merge:
+        _check_alone("merge", ("files", "output", "merge", "as_json", "quiet"))
         _report(shards.merge(files, output), output, as_json, quiet)
         return
     if (num_parts is None) != (part is None):
@@ -118,6 +120,18 @@ def shard(
     with _stoppable(), _Bar(quiet) as bar, keeping_stdout(how["engine"]):
         manifest = shards.build(sources, tok, output, progress=bar.show, **how)
     _report(manifest, output, as_json, quiet)
+    documents = sum(shard.documents for shard in manifest.of_split("train"))
+    if how["separator"] is not None and 0 < documents <= len(manifest.sources) and not quiet:
+        click.echo(f"--separator: no file has a line that is exactly {how['separator']!r}", err=True)
+
+
+def _check_alone(name: str, allowed: tuple[str, ...]) -> None:
+    """Makes sure that an option is given without others that it has no use for."""
+    ctx = click.get_current_context()
+    for parameter in ctx.command.params:
+        given = ctx.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            raise click.UsageError(f"--{name}: must be given without {parameter.opts[0]}")
 
 
 def _sources(files: tuple[str, ...], how: dict[str, Any]) -> list[Any]:
@@ -171,6 +185,8 @@ class _Bar:
     def show(self, now: Progress) -> None:
         if self._advance is None:
             self._first = self._last = now.before, now.tokens
+            if now.before and not self._quiet:
+                click.echo(f"goes on where an earlier call stopped: {now.before:,} bytes are done", err=True)
             bar = progress("shard", now.total, unit="B", done=now.before, quiet=self._quiet)
             self._advance = self._stack.enter_context(bar)
         seconds = max(time.monotonic() - self._began, 1e-9)
@@ -185,6 +201,8 @@ def _report(manifest: Manifest, output: str, as_json: bool, quiet: bool) -> None
         about = {"output": output, "fingerprint": manifest.fingerprint, "splits": totals, "skipped": manifest.skipped}
         print_json({**about, "skipped_shown": list(manifest.skipped_shown)})
     elif not quiet:
+        if not totals:
+            click.echo(f"{output}: no document begins in this part", err=True)
         for split, total in totals.items():
             parts = ", ".join(f"{value:,} {key}" for key, value in total.items())
             click.echo(f"{output} {split}: {parts}", err=True)

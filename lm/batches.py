@@ -75,7 +75,7 @@ class Batches:
     ) -> None:
         """Reads nothing yet."""
         require(rows >= 1, "batches: rows", "at least 1", rows)
-        require(seed >= 0, "batches: seed", "at least 0", seed)
+        require(0 <= seed < 1 << 64, "batches: seed", "in [0, 2^64)", seed)
         require(position >= 0, "batches: position", "at least 0", position)
         require(0 <= rank < world_size, "batches: rank", f"in [0, {world_size})", rank)
         self.blocks = count_blocks(split, context)

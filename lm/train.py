@@ -130,6 +130,7 @@ def train(
         CheckpointError: if `run_dir` has a checkpoint and `resume` was not asked for, or the reverse, or it
             is damaged.
         IncompatibleError: if tokenizer, shards, checkpoint and config do not belong together.
+        CorruptionError: if a file of the shards is not as it was written; all of them are read for that.
         DataError: if a split has fewer than two ids.
         NonFiniteError: if loss or gradient are nan or infinite; the weights were not updated.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is saved.
@@ -190,6 +191,7 @@ def _open(config: Config, folder: RunFolder, *, resume: bool, on_event: Callable
     tokenizer = bpetok.load(config.data.tokenizer)
     shards = bpetok.shards.open(config.data.shards)
     shards.check(tokenizer)
+    shards.verify()  # what was altered on the way here is found before a run, not after it
     torch.manual_seed(config.run.seed)
     # Drawn on the CPU and moved, so that every device begins with the same weights.
     model = LADDER[config.rung].build(config.model, tokenizer.n_vocab).to(device)

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bpetok.engines import is_ray
 from bpetok.errors import SpecialTokenError
-from bpetok.shards.build import SHARD_TOKENS, Build, Encode, Now, OnProgress, Options, Progress
+from bpetok.shards.building import SHARD_TOKENS, Build, Encode, Now, OnProgress, Options, Progress
 from bpetok.shards.encoding import encode_here
 from bpetok.shards.exporting import export
 from bpetok.shards.layout import MAX_SHARD_TOKENS
@@ -32,9 +32,7 @@ from bpetok.sources import Document, open_sources
 from bpetok.sources.units import Reading
 from bpetok.text import Text
 from bpetok.threads import checked_threads, threads_or_all
-
-if TYPE_CHECKING:
-    from bpetok.tokenizer import Tokenizer
+from bpetok.tokenizer import Tokenizer
 
 __all__ = [
     "MANIFEST",
@@ -124,6 +122,10 @@ def build(
         MissingExtraError: an optional package is needed that is not installed.
         OSError: a source cannot be read, or the disk is full; free some and make the same call again.
     """
+    if isinstance(sources, str | bytes | Path):
+        raise TypeError(f"shards: sources must be a list of them, got {sources!r:.80}")
+    if not isinstance(tokenizer, Tokenizer):
+        raise TypeError(f"shards: tokenizer must be a Tokenizer, got {tokenizer!r:.80}; get_encoding(name) gives one")
     options = Options(shard_tokens, val_fraction, end_of_text, separator, field, frozenset(allowed_special), part)
     options.check()
     if unknown := options.allowed_special - tokenizer.special_tokens_set:

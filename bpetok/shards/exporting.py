@@ -49,7 +49,8 @@ Write = Callable[[BinaryIO], None]
 def export(shard_set: ShardSet, folder: str | Path, *, to: str, progress: Advance | None = None) -> tuple[Path, ...]:
     """Writes shards in another program's format, and gives the files that were written.
 
-    No file appears before all of them are written. The shards themselves are not checked: see `ShardSet.verify`.
+    The shards are verified first, since what was altered could not be found in the files any more. No file appears
+    before all of them are written.
 
     Args:
         shard_set: what `open` gave.
@@ -61,6 +62,7 @@ def export(shard_set: ShardSet, folder: str | Path, *, to: str, progress: Advanc
         FormatError: there is no such format, the folder holds shards or one of the files, or a document is too long for
             a row of parquet.
         IncompatibleError: the format cannot hold these ids.
+        CorruptionError: the shards were altered.
         MissingExtraError: parquet, without pyarrow.
         OSError: the files cannot be written.
     """
@@ -71,6 +73,7 @@ def export(shard_set: ShardSet, folder: str | Path, *, to: str, progress: Advanc
         raise FormatError(f"{folder}: must not hold shards, but does", hint="name another folder")
     plan = {folder / name: write for name, write in _PLANS[to](shard_set, progress or int)}
     _refuse_existing(plan)
+    shard_set.verify()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         for path, write in plan.items():

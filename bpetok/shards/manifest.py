@@ -120,7 +120,7 @@ class Manifest:
             **asdict(self),
             "complete": True,
         }
-        return _sealed(json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8", "surrogateescape"))
+        return _sealed(json.dumps(document, indent=1).encode())
 
     def write(self, folder: Path) -> None:
         """Writes the manifest; it appears whole or not at all."""
@@ -165,6 +165,8 @@ class Manifest:
         manifest = _checked(cls(**values))
         if manifest.dtype not in WIDTHS:
             raise ValueError(f"dtype must be one of {', '.join(WIDTHS)}, got {manifest.dtype!r}")
+        if not isinstance(manifest.arguments, dict) or not manifest.end_of_text < manifest.vocab_size <= 1 << 32:
+            raise ValueError(f"arguments must be named, and end_of_text under vocab_size, got {manifest.end_of_text}")
         if manifest.end_of_text_stands not in get_args(EndOfText):
             raise ValueError(f"end_of_text_stands must be before or after, got {manifest.end_of_text_stands!r}")
         for shard in manifest.shards:

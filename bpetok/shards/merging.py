@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bpetok.errors import DataError, FormatError, IncompatibleError
 from bpetok.files import sync_file, sync_folder
@@ -35,8 +36,10 @@ def merge(folders: Sequence[str | Path], folder: str | Path) -> Manifest:
         FormatError: one is no whole folder of shards, or `folder` holds shards already.
         CorruptionError: a file is not as it was written, as far as sizes and headers tell.
     """
-    parts = _in_order([ShardSet(Path(one)) for one in folders])
+    parts = _in_order([_Part.of(Path(one)) for one in folders])
     folder = Path(folder)
+    if not any(part.manifest.shards for part in parts):
+        raise DataError("merge: the folders must hold documents, got none")
     moves = [move for name in SPLITS for move in _put_together(name, parts)]
     manifest = _manifest(parts, tuple(shard for _, _, shard in moves))
     if (folder / MANIFEST).exists():
@@ -56,9 +59,20 @@ def merge(folders: Sequence[str | Path], folder: str | Path) -> Manifest:
     return manifest
 
 
-def _in_order(parts: list[ShardSet]) -> list[ShardSet]:
+class _Part(NamedTuple):
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def of(cls, folder: Path) -> _Part:
+        """A folder of shards, whose files are looked at and not kept open: there may be thousands."""
+        return cls(folder, ShardSet(folder).manifest)
+
+
+def _in_order(parts: list[_Part]) -> list[_Part]:
     if not parts:
         raise DataError("merge: there must be folders to put together, got none")
+    places = [part.folder.resolve() for part in parts]
     first = parts[0]
     for part in parts[1:]:
         for key in _SAME:
@@ -70,6 +84,8 @@ def _in_order(parts: list[ShardSet]) -> list[ShardSet]:
     numbers = [tuple(part.manifest.arguments.get("part", (0, 1))) for part in parts]
     counts = {count for _, count in numbers}
     if counts == {1}:
+        if twice := [part.folder for i, part in enumerate(parts) if places[i] in places[:i]]:
+            raise DataError(f"merge: a folder must be given once, got {twice[0]} twice")
         return parts
     if len(counts) > 1:
         raise IncompatibleError(f"merge: all folders must be parts of as many, got parts of {sorted(counts)}")
@@ -83,7 +99,7 @@ def _in_order(parts: list[ShardSet]) -> list[ShardSet]:
     return sorted(parts, key=lambda part: part.manifest.arguments["part"])
 
 
-def _check_same_plan(parts: list[ShardSet]) -> None:
+def _check_same_plan(parts: list[_Part]) -> None:
     first = parts[0].manifest
     for part in parts[1:]:
         plans = [(dict(one.arguments) | {"part": None}, one.sources) for one in (first, part.manifest)]
@@ -93,7 +109,7 @@ def _check_same_plan(parts: list[ShardSet]) -> None:
             )
 
 
-def _put_together(name: str, parts: list[ShardSet]) -> list[tuple[Path, Shard, Shard]]:
+def _put_together(name: str, parts: list[_Part]) -> list[tuple[Path, Shard, Shard]]:
     """Each shard of a split: its folder, itself, and what it becomes."""
     found = [(part.folder, shard) for part in parts for shard in part.manifest.of_split(name)]
     return [(source, shard, replace(shard, file=bin_name(name, i))) for i, (source, shard) in enumerate(found)]
@@ -107,15 +123,21 @@ def _link(old: Path, new: Path) -> None:
         sync_file(new)
 
 
-def _manifest(parts: list[ShardSet], shards: tuple[Shard, ...]) -> Manifest:
+def _manifest(parts: list[_Part], shards: tuple[Shard, ...]) -> Manifest:
     first = parts[0].manifest
     are_parts = first.arguments.get("part", [0, 1])[1] > 1
     sources = first.sources if are_parts else tuple(source for part in parts for source in part.manifest.sources)
     return replace(
         first,
-        arguments=dict(first.arguments) | {"part": [0, 1]},
+        arguments=_common([part.manifest.arguments for part in parts]) | {"part": [0, 1]},
         sources=sources,
         shards=shards,
         skipped=sum(part.manifest.skipped for part in parts),
         skipped_shown=tuple(row for part in parts for row in part.manifest.skipped_shown),
     )
+
+
+def _common(arguments: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all were made with; None where they differ."""
+    first = arguments[0]
+    return {key: value if all(one.get(key) == value for one in arguments) else None for key, value in first.items()}

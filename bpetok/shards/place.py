@@ -49,10 +49,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _open_lock(folder: Path) -> int:
-    (folder / BUILD).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / BUILD / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _held.add(descriptor)
-    return descriptor
+    while True:
+        (folder / BUILD).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another call has just taken the folder away
+            descriptor = os.open(folder / BUILD / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            _held.add(descriptor)
+            return descriptor
 
 
 def _is_there(descriptor: int, path: Path) -> bool:
@@ -137,8 +139,11 @@ def discard(folder: Path) -> None:
     if work.is_dir():
         for path in sorted(work.iterdir(), key=lambda path: path.name == PLAN):
             path.unlink(missing_ok=True)  # another call may tidy up as well
-        with contextlib.suppress(FileNotFoundError):
+        try:
             work.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another call has taken it away, or begins there
+                raise
 
 
 def undo(folder: Path) -> None:

@@ -363,9 +363,11 @@ def _verify(path: Path, size: int, sha256: str, marks: str, progress: Callable[[
         raise CorruptionError(f"{path}: must be {size:,} bytes long, got {length:,}")
     if digest != sha256:
         begin = first_difference(found, marks)
+        end = begin + BLOCK_BYTES
+        behind = ", perhaps also behind that" if end < size else ""
         raise CorruptionError(
             f"{path}: sha256 must be {sha256}, got {digest}; it was altered between byte {begin:,} and "
-            f"{min(begin + BLOCK_BYTES, size):,}, perhaps also behind that",
+            f"{min(end, size):,}{behind}",
             hint="copy the file anew, or make the shards again",
         )
 

@@ -13,6 +13,7 @@ import contextlib
 import mmap
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -128,12 +129,26 @@ class _Worker:
         # A forked process has all that this one holds. While it holds this end of a pipe, nobody at the other end sees
         # that the parent was killed.
         inherited = [] if others is None else [*others, self.connection]
-        given = theirs, recipe, self._rooms, inherited
+        given = theirs, None if others is None else recipe, self._rooms, inherited
         self._process: BaseProcess = context.Process(target=_serve, args=given, daemon=True)
-        with warnings.catch_warnings():  # Python 3.12 warns of threads of C libraries, which look after themselves
+        with warnings.catch_warnings(), _without_main():
+            # Python 3.12 warns of threads of C libraries, which look after themselves
             warnings.simplefilter("ignore", DeprecationWarning)
             self._process.start()
         theirs.close()
+        if others is None:
+            self._send_recipe(recipe)
+
+    def _send_recipe(self, recipe: Recipe) -> None:
+        """Apart from what starts the process: there, one that ends too early would be waited for without end."""
+        try:
+            self.connection.send(recipe)
+        except OSError as error:
+            self._process.join(_PATIENCE)
+            raise WorkerError(
+                f"shards: a worker ended with code {self._process.exitcode} before it began",
+                hint="workers=1 encodes in this process",
+            ) from error
 
     def encode(self, group: UnitGroup) -> _Result:
         """What becomes of a piece of the sources."""
@@ -164,7 +179,8 @@ class _Worker:
 def _died(group: UnitGroup, code: int | None) -> WorkerError:
     how = "ended"
     if code is not None and code < 0:
-        how = f"was killed by {signal.Signals(-code).name}"
+        known = -code in signal.valid_signals()
+        how = f"was killed by {signal.Signals(-code).name if known else f'signal {-code}'}"
     elif code is not None:
         how = f"ended with code {code}"
     places = dict.fromkeys(unit.where for unit in (group.units[0], group.units[-1]))
@@ -172,6 +188,21 @@ def _died(group: UnitGroup, code: int | None) -> WorkerError:
         f"shards: a worker {how} while it encoded {' to '.join(places)}",
         hint="the system kills what takes too much memory: fewer --workers may help; run the call again and it goes on",
     )
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keeps a process that is started anew from running the user's own program again; it needs nothing of it."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__spec__", "__file__") if hasattr(main, name)}
+    main.__spec__ = None
+    if "__file__" in kept:
+        del main.__file__
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _may_fork() -> bool:
@@ -184,12 +215,14 @@ def _may_fork() -> bool:
 # ---- in the worker -----------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, recipe: Recipe, rooms: list[mmap.mmap], inherited: list[Connection]) -> None:
+def _serve(connection: Connection, recipe: Recipe | None, rooms: list[mmap.mmap], inherited: list[Connection]) -> None:
     """Encodes what comes until nobody is left to send it. Signals are for the process that started this one."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     for other in inherited:
         other.close()
+    if recipe is None:
+        recipe = connection.recv()
     while True:
         try:
             group, room = connection.recv()
@@ -259,6 +292,8 @@ def _array_in(room: mmap.mmap, dtype: str, count: int, begin: int) -> NDArray[An
 
 def _sendable(error: Exception) -> Exception:
     """The error; one that may not survive being sent, as its text."""
-    if isinstance(error, BpetokError | OSError):
+    if isinstance(error, BpetokError) or type(error).__module__ == "builtins":
         return error
+    if isinstance(error, OSError):
+        return OSError(error.errno, f"{type(error).__name__}: {error}")
     return RuntimeError("".join(traceback.format_exception(error)))

@@ -103,7 +103,39 @@ def open_sources(given: Sequence[Any], reading: Reading | None = None) -> list[S
     return sources
 
 
+_NO_TEXT = {
+    ".7z",
+    ".arrow",
+    ".bin",
+    ".feather",
+    ".gguf",
+    ".idx",
+    ".json",
+    ".npy",
+    ".npz",
+    ".pdf",
+    ".pkl",
+    ".pt",
+    ".pth",
+}
+_NO_TEXT |= {".safetensors", ".tar", ".tgz"}
+
+
+def _check_kind(name: str) -> None:
+    """Refuses what surely is no text, by its name: encoded as such it would be worse than an error."""
+    rest, suffix = os.path.splitext(name.lower())
+    if kind_of(name).packing:
+        suffix = os.path.splitext(rest)[1]
+    if suffix in _NO_TEXT:
+        rows = "rows are read from .jsonl, a JSON object a line: if it is that, call it so"
+        raise DataError(
+            f"{name}: a source must be text, .jsonl or .parquet, got {suffix}",
+            hint=rows if suffix == ".json" else "if it is text, call it .txt",
+        )
+
+
 def _source_of_name(number: int, name: str, reading: Reading) -> Source:
+    _check_kind(name)
     kind, location = kind_of(name), Location(name)
     if kind.form == ".parquet":
         from bpetok.sources.tables import Parquet

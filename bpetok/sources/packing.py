@@ -152,6 +152,9 @@ class _Zstd(_Decoder):
                 break
 
 
+_PATIENCE = 1.0
+
+
 def ahead(items: Generator[T], limit: int) -> Generator[T]:
     """The items, made by a thread that is at most `limit` of them ahead.
 
@@ -183,4 +186,4 @@ def ahead(items: Generator[T], limit: int) -> Generator[T]:
     finally:
         stopped.set()
         room.release()
-        thread.join()
+        thread.join(_PATIENCE)  # it may wait for a pipe that says nothing

@@ -5,7 +5,6 @@ A place depends on the bytes next to it alone, so whoever looks finds the same o
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -111,13 +110,21 @@ class Borders(Places):
 
 
 @dataclass(frozen=True, slots=True)
-class LettersAtLines(Places):
-    """Behind each "\\n" that an ASCII letter follows."""
+class LineEnds(Places):
+    """Before each "\\n" where a pretoken ends whatever stands around it: no special token that holds none is cut."""
+
+    scanner: str
+    lookback = 4
 
     def first(self, window: bytes, start: int, at_beginning: bool) -> int:
         """See `Places`."""
-        found = re.compile(rb"\n(?=[A-Za-z])").search(window, start - 1)
-        return found.end() if found else -1
+        found = window.find(b"\n", max(start, 1))
+        while found >= 0:
+            near = window[max(0, found - 4) : found + AHEAD]
+            if _core.first_sure_border(self.scanner, near, min(found, 4)) == min(found, 4):
+                return found
+            found = window.find(b"\n", found + 1)
+        return -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,8 @@ def places_of(kind: str, reading: Reading) -> Places:
         return Separators(reading.separator.encode())
     if reading.scanner in (None, "none"):
         return Nowhere()
-    return LettersAtLines() if reading.cut_at_lines else Borders(str(reading.scanner))
+    scanner = str(reading.scanner)
+    return LineEnds(scanner) if reading.cut_at_lines else Borders(scanner)
 
 
 def first_place(places: Places, read: Callable[[int, int], bytes], start: int, stop: int, size: int) -> int | None:

@@ -89,8 +89,13 @@ def lines_of(data: bytes) -> Iterator[tuple[int, int]]:
         start = end
 
 
+MOST_TOLD = 1000
+NOT_TOLD = "another one"
+"""What stands for a bad row of a unit behind so many that are told of: they are counted."""
+
+
 def texts_of_lines(
-    data: bytes, position: int, field: str, name: str, lines_before: Callable[[], int], skipped: list[str] | None
+    data: bytes, position: int, field: str, name: str, lines_before: Callable[[], int] | None, skipped: list[str] | None
 ) -> Iterator[tuple[int, bytes]]:
     """Where each row of a piece of a `.jsonl` file begins, and its text; rows without any are left out.
 
@@ -99,7 +104,8 @@ def texts_of_lines(
         position: of the first one, in the file.
         field: where a row has its text.
         name: the file's, for messages.
-        lines_before: gives how many lines stand before the piece; asked only where a row is bad.
+        lines_before: gives how many lines stand before the piece; asked only where a row is bad. None where counting
+            them again and again would take too long: then messages tell the byte at which a row begins.
         skipped: takes what is wrong with bad rows; None to raise it.
 
     Raises:
@@ -115,9 +121,16 @@ def texts_of_lines(
         try:
             text = text_of_line(line, field, name)
         except DataError:
-            before = lines_before() if before is None else before
+            if skipped is not None and len(skipped) >= MOST_TOLD:
+                skipped.append(NOT_TOLD)
+                continue
+            if lines_before is None:
+                where = f"{name}, byte {position + start:,}"
+            else:
+                before = lines_before() if before is None else before
+                where = f"{name}:{before + number}"
             try:  # once more, now that the line's number is worth the trouble
-                text_of_line(line, field, f"{name}:{before + number}")
+                text_of_line(line, field, where)
             except DataError as error:
                 if skipped is None:
                     raise error from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from bpetok import _core
 from bpetok.errors import DataError, MissingExtraError
 from bpetok.sources.opening import Location
-from bpetok.sources.rows import text_of_item, text_of_row
+from bpetok.sources.rows import MOST_TOLD, NOT_TOLD, text_of_item, text_of_row
 from bpetok.sources.units import Batch, Reading, Source, Unit
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_row(batch: Batch, row: object, number: int, reading: Reading, name: str)
     except DataError as error:
         if reading.on_error == "raise":
             raise
-        batch.skipped.append(error.message)
+        batch.skipped.append(error.message if len(batch.skipped) < MOST_TOLD else NOT_TOLD)
         return
     if text:
         batch.positions.append(number)
@@ -93,7 +93,7 @@ def parquet_texts(opened: ParquetFile, groups: range, field: str, name: str) -> 
     try:
         for batch in opened.iter_batches(columns=[field], batch_size=1024, row_groups=list(groups)):
             yield from batch.column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise DataError(f"{name}: must be a whole parquet file, got a damaged one: {error}") from error

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, pairwise
 from typing import BinaryIO, Protocol, TypeVar, cast
@@ -73,7 +74,7 @@ class Piece:
         return _core.xxh64(self.data)
 
 
-def rows_of(piece: Piece, lines_before: Callable[[], int]) -> Batch:
+def rows_of(piece: Piece, lines_before: Callable[[], int] | None) -> Batch:
     """The documents of whole lines of JSON."""
     batch = Batch()
     skipped = batch.skipped if piece.reading.on_error == "skip" else None
@@ -125,7 +126,8 @@ class Stretch:
             data = read(begin, end)
             piece = Piece(self.form, self.reading, self.location.name, data, begin, end == self.size, head)
             if self.form == ".jsonl":
-                return rows_of(piece, lambda: _lines_before(read, begin))
+                counted = self.reading.on_error == "raise"
+                return rows_of(piece, (lambda: _lines_before(read, begin)) if counted else None)
             return piece.read()
 
 
@@ -380,4 +382,7 @@ def stream_source(number: int, file: BinaryIO, reading: Reading) -> Source:
     name = str(getattr(file, "name", "a stream"))
     if hasattr(file, "encoding"):
         raise DataError(f"{name}: a file must be open for reading bytes, got one of text", hint='open(…, "rb")')
-    return Streamed(number, name, kind_of(name), Once(file, name), reading)
+    kind = kind_of(name)
+    if kind.packing and not isinstance(file, io.BufferedReader | io.RawIOBase):  # what unpacks it has its name too
+        kind = replace(kind, packing=None)
+    return Streamed(number, name, kind, Once(file, name), reading)

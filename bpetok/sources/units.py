@@ -25,8 +25,8 @@ class Reading:
             None: a text file is one document.
         scanner: the core's scanner of the tokenizer's pattern, by which a long text may be cut where pretokens end;
             None or "none": a text must not be cut.
-        cut_at_lines: a long text is cut only behind a "\\n" that an ASCII letter follows, so that a special token that
-            holds no such place stays whole. Not without a scanner.
+        cut_at_lines: a long text is cut only before a "\\n", so that a special token that holds none stays whole. Not
+            without a scanner.
         on_error: whether a bad row is an error, or is left out and listed.
         unit_bytes: how much a worker takes at a time, about. Where units begin depends on it.
 

@@ -167,6 +167,56 @@ def test_special_tokens_become_their_id_where_they_are_allowed(tmp_path, tok, un
         shards.build([tmp_path / "a.txt"], tok, tmp_path / "no", allowed_special={"<|x|>"})
 
 
+@pytest.mark.parametrize("pattern", ["gpt2", "gpt4", "gpt4o"])
+@pytest.mark.parametrize("text", ["Hello there.\n\nSome words.\n\n\n" * 90, "東京は。\n\n大きい。\n" * 90])
+def test_a_long_text_beside_special_tokens_is_cut_where_no_id_changes(tmp_path, units_of_bytes, pattern, text):
+    tok = bpetok.train(text, 290, pattern=pattern, special_tokens=["<|endoftext|>"])
+    (tmp_path / "a.txt").write_text(text)
+    units_of_bytes(100)
+    for allowed in ((), {"<|endoftext|>"}):
+        out = tmp_path / f"out{len(allowed)}"
+        shards.build([tmp_path / "a.txt"], tok, out, allowed_special=allowed, val_fraction=0)
+        assert shards.open(out).train.document(0)[1:].tolist() == tok.encode_ordinary(text)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.json", "a.JSON.zst", "data.arrow", "train_000000.bin", "a.npy"])
+def test_what_is_no_text_by_its_name_is_refused(tmp_path, tok, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(bpetok.DataError, match=r"a source must be text, \.jsonl or \.parquet, got \.") as caught:
+        shards.build([tmp_path / name], tok, tmp_path / "out")
+    assert "call it" in caught.value.hint and not (tmp_path / "out").exists()
+
+
+def test_arguments_of_another_type_are_refused_by_name(tmp_path, tok):
+    with pytest.raises(TypeError, match=r"sources must be a list of them, got 'a\.txt'"):
+        shards.build("a.txt", tok, tmp_path / "out")
+    with pytest.raises(TypeError, match="tokenizer must be a Tokenizer, got 'gpt2'"):
+        shards.build(["a.txt"], "gpt2", tmp_path / "out")
+
+
+def test_where_all_rows_are_left_out_the_error_says_why(tmp_path, tok):
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 3)
+    with pytest.raises(bpetok.DataError, match=r"got none; 3 rows were left out, the first: .*'text', got \['body'\]"):
+        shards.build([tmp_path / "a.jsonl"], tok, tmp_path / "out", on_error="skip")
+
+
+@pytest.mark.parametrize("second", [60 + 300, 40])
+def test_a_short_stream_is_begun_anew_since_its_end_decides_what_validates(tmp_path, tok, second, units_of_bytes):
+    units_of_bytes(100)
+    with pytest.raises(Stopped):
+        shards.build([iter(lines(60))], tok, tmp_path / "out", shard_tokens=200, progress=stop_after(1500))
+    shards.build([iter(lines(second))], tok, tmp_path / "out", shard_tokens=200)
+    shards.build([iter(lines(second))], tok, tmp_path / "fresh", shard_tokens=200)
+    assert contents_of(tmp_path / "out") == contents_of(tmp_path / "fresh")
+
+
+def test_a_file_whose_name_is_no_utf8_is_a_source(tmp_path, tok):
+    name = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    name.write_text("the cat\n" * 9)
+    shards.build([name], tok, tmp_path / "out", val_fraction=0)
+    assert shards.open(tmp_path / "out").manifest.sources[0].name == str(name)
+
+
 def test_a_bad_row_is_refused_with_file_and_line_or_left_out_and_listed(tmp_path, tok, units_of_bytes):
     rows = [json.dumps({"text": line}) for line in lines(50)]
     rows[20], rows[30] = "{", '{"txt": 1}'
@@ -178,7 +228,10 @@ def test_a_bad_row_is_refused_with_file_and_line_or_left_out_and_listed(tmp_path
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".build"]
     manifest = shards.build([tmp_path / "rows.jsonl"], tok, tmp_path / "out", val_fraction=0, on_error="skip")
     assert manifest.skipped == 2
-    assert [row.split(": ")[0].rsplit("/")[-1] for row in manifest.skipped_shown] == ["rows.jsonl:21", "rows.jsonl:31"]
+    places = [sum(len(row) + 1 for row in rows[:number]) for number in (20, 30)]
+    assert [row.split(": ")[0].rsplit("/")[-1] for row in manifest.skipped_shown] == [
+        f"rows.jsonl, byte {place:,}" for place in places
+    ]
     assert documents_of(tmp_path / "out", tok) == [line for n, line in enumerate(lines(50)) if n not in (20, 30)]
 
 
@@ -237,6 +290,8 @@ def test_parts_that_are_not_all_there_or_not_of_one_build_are_not_put_together(t
         merge([tmp_path / name for name in "0012"], out)
     with pytest.raises(bpetok.DataError, match="must be folders to put together, got none"):
         merge([], out)
+    with pytest.raises(bpetok.DataError, match=r"a folder must be given once, got .*after twice"):
+        merge([tmp_path / "after", tmp_path / "after"], out)
     with pytest.raises(bpetok.IncompatibleError, match="other: must be a part of the same build"):
         merge([tmp_path / "0", tmp_path / "1", tmp_path / "other"], out)
     with pytest.raises(bpetok.IncompatibleError, match="after: probe must be"):
@@ -352,7 +407,7 @@ def test_neither_other_sources_nor_another_tokenizer_go_on(tmp_path, tok, corpus
     with pytest.raises(bpetok.IncompatibleError, match=f"fingerprint .{tok.fingerprint}, now {other.fingerprint}"):
         shards.build([folder], other, tmp_path / "out")
     os.utime(folder / "b.jsonl", (1, 1))
-    with pytest.raises(bpetok.IncompatibleError, match="other sources, or one of them was altered"):
+    with pytest.raises(bpetok.IncompatibleError, match=r"other sources \(.*b\.jsonl was altered\)"):
         shards.build([folder], tok, tmp_path / "out")
 
 

@@ -45,7 +45,7 @@ FAULTS = ["killed before", "killed after", "ENOSPC", "EIO", "full from here on"]
 FAULTS_OF_WRITES = ["short", "half, then killed"]
 CHANGES = {"write", "create", "ftruncate", "fsync", "replace", "link", "unlink", "mkdir", "rmdir"}
 
-building = importlib.import_module("bpetok.shards.build")  # the package has a function of that name
+building = importlib.import_module("bpetok.shards.building")
 encoding = importlib.import_module("bpetok.shards.encoding")
 
 
@@ -494,7 +494,7 @@ from functools import partial
 from bpetok import shards
 from bpetok.sources.units import Reading
 shards.Reading = partial(Reading, unit_bytes={UNIT_BYTES})
-importlib.import_module("bpetok.shards.build").CHECKPOINT_SECONDS = -1
+importlib.import_module("bpetok.shards.building").CHECKPOINT_SECONDS = -1
 folder, tok, *texts = sys.argv[1:]
 shards.build(texts, bpetok.load(tok), folder, separator={SEPARATOR!r}, shard_tokens={SHARD_TOKENS},
              val_fraction={VAL_FRACTION}, workers=1)

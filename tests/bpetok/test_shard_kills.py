@@ -26,7 +26,7 @@ from bpetok import shards
 from bpetok.errors import CorruptionError, DataError, FormatError, IncompatibleError, WorkerError
 from bpetok.sources.units import Reading
 
-building = importlib.import_module("bpetok.shards.build")  # the package has a function of that name
+building = importlib.import_module("bpetok.shards.building")
 workers = importlib.import_module("bpetok.shards.workers")
 folders = importlib.import_module("bpetok.shards.place")
 

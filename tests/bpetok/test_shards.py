@@ -442,7 +442,7 @@ def rewrite_manifest(folder, change):
     document = json.loads((folder / "manifest.json").read_text())
     del document["sha256"]
     change(document)
-    body = json.dumps(document, indent=1, ensure_ascii=False).encode().removesuffix(b"\n}")
+    body = json.dumps(document, indent=1).encode().removesuffix(b"\n}")
     seal = f',\n "sha256": "{hashlib.sha256(body).hexdigest()}"\n}}\n'
     (folder / "manifest.json").write_bytes(body + seal.encode())
 

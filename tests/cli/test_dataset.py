@@ -47,7 +47,7 @@ def test_shard_refuses_what_it_cannot_do(call, folder) -> None:
     assert bad.code == 3 and "bad.jsonl:2: a row must have its text in the field 'text'" in bad.err
     assert not list((folder / "bad").glob("*.bin"))
     skipped = call("bpetok", "shard", "bad.jsonl", "-t", "my.bpetok", "-o", "bad", "--on-error", "skip", cwd=folder)
-    assert skipped.code == 0 and "1 rows were left out" in skipped.err and "bad.jsonl:2: " in skipped.err
+    assert skipped.code == 0 and "1 rows were left out" in skipped.err and "bad.jsonl, byte 17: " in skipped.err
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,7 @@ def test_shard_refuses_what_it_cannot_do(call, folder) -> None:
         (["-o", "out"], "FILES: must be files, folders, URLs or -, or there must be a --dataset"),
         (["corpus.txt", "-o", "out", "--part", 1], "--num-parts and --part: give both or neither"),
         (["corpus.txt", "-o", "out", "--part", 2, "--num-parts", 2], "--part: must be under --num-parts, 2, got 2"),
+        (["a", "b", "-o", "out", "--merge"], "--merge: must be given without -t"),
         (["corpus.txt", "-o", "out", "--end-of-text", "x"], "Invalid value for '--end-of-text'"),
         (["corpus.txt", "-o", "out", "--allow-special", "<|x|>"], "--allow-special: must be a special token of my"),
     ],
@@ -110,6 +111,14 @@ def test_parts_are_put_together(call, folder) -> None:
     assert done.code == 3 and "must be a folder for each part from 0 to 1, got no part 1" in done.err
 
 
+def test_what_may_surprise_is_said(call, folder) -> None:
+    args = ("shard", "-t", "my.bpetok")
+    done = call("bpetok", *args, "corpus.txt", "-o", "one", "--separator", "---", cwd=folder)
+    assert done.code == 0 and "--separator: no file has a line that is exactly '---'" in done.err
+    done = call("bpetok", *args, "corpus.txt", "-o", "part", "--num-parts", 2, "--part", 1, cwd=folder)
+    assert done.code == 0 and done.err == "part: no document begins in this part\n"
+
+
 def test_a_dry_run_writes_nothing(call, folder) -> None:
     done = call("bpetok", "shard", "rows.jsonl", "-t", "my.bpetok", "-o", "out", "--dry-run", "--json", cwd=folder)
     size = (folder / "rows.jsonl").stat().st_size
@@ -138,7 +147,10 @@ def test_a_call_that_was_stopped_is_gone_on_with_by_the_same_call(folder, number
         if process.returncode == 0:
             break
         assert process.returncode == code, err
-        assert err.decode() == f"{said}\nhint: the same command goes on where this one stopped\n"
+        assert err.decode().endswith(f"{said}\nhint: the same command goes on where this one stopped\n")
+        assert err.startswith(b"goes on where an earlier call stopped: ") == (
+            b'"done": 0' not in before and bool(before)
+        )
         interrupted += 1
     assert interrupted > 0
     assert contents_of(folder / "out") == contents_of(folder / "whole")

@@ -182,7 +182,7 @@ def test_a_split_without_a_target_is_refused(split_of: SplitOf, tokens: int) -> 
     [
         ({"rows": 0}, r"rows must be at least 1, got 0"),
         ({"context": 0}, r"context must be at least 1, got 0"),
-        ({"seed": -1}, r"seed must be at least 0, got -1"),
+        ({"seed": -1}, r"seed must be in \[0, 2\^64\), got -1"),
         ({"position": -1}, r"position must be at least 0, got -1"),
         ({"rank": 2, "world_size": 2}, r"rank must be in \[0, 2\), got 2"),
     ],

@@ -123,6 +123,9 @@ class _State:
         return tuple(shard for name in SPLITS for shard in self.splits[name].shards)
 
 
+_AT_START = json.loads(_State.at_start().to_json())
+
+
 class Build:
     """One build in its folder: what is planned, what is done, and the files that grow.
 
@@ -202,8 +205,8 @@ class Build:
 
     def _begin(self) -> tuple[Rule, _State]:
         """The rule of validation, and how far an earlier call had come."""
-        found = _read_json(self.work / PLAN) if not self.restart else None
-        if found is None:
+        found = None if self.restart else _read_json(self.work / PLAN)
+        if found is None or self._must_begin_anew(found):
             clear(self.folder)
             self._began = True
             keep(self.folder)
@@ -228,6 +231,11 @@ class Build:
         keep(self.folder)
         return rule, state
 
+    def _must_begin_anew(self, found: dict[str, Any]) -> bool:
+        """Whether all was read to see what validates of a stream, which would have to be read again for that."""
+        has_streams = not all(source.stamp for source in self.sources)
+        return has_streams and (found["rule"][0] != "hash" or _read_json(self.work / _PROGRESS) == _AT_START)
+
     def _check_whole_shards(self, state: _State) -> None:
         for shard in state.shards():
             for name in (shard.file, index_name(shard.file)):
@@ -245,7 +253,7 @@ class Build:
                 now, then = plan[key], found.get(key) or {}
                 parts += [f"{one} ({then.get(one)!r}, now {now[one]!r})" for one in now if now[one] != then.get(one)]
             elif key == "sources":
-                parts.append("sources, or one of them was altered")
+                parts.append(_other_sources(plan[key], found.get(key) or []))
             else:
                 parts.append(f"{key} ({found.get(key)}, now {plan[key]})")
         return parts
@@ -321,7 +329,10 @@ class Build:
         shards = state.shards()
         if not shards and self.options.part[1] == 1:
             discard(self.folder)
-            raise DataError("shards: the documents must hold text, got none")
+            why = (
+                f"; {state.skipped:,} rows were left out, the first: {state.skipped_shown[0]}" if state.skipped else ""
+            )
+            raise DataError(f"shards: the documents must hold text, got none{why}")
         plan = self._plan()
         return Manifest(
             tokenizer=self.tokenizer.name,
@@ -431,6 +442,16 @@ def _total(sources: Sequence[OpenSource], part: tuple[int, int]) -> int | None:
             return None
         total += source.size
     return total * (number + 1) // parts - total * number // parts
+
+
+def _other_sources(now: list[list[Any]], then: list[list[Any]]) -> str:
+    """In what sources differ."""
+    names, old = [source[0] for source in now], [source[0] for source in then]
+    if names != old:
+        more = [name for name in names if name not in old] or [name for name in old if name not in names] or names
+        return f"sources ({more[0]} and so on; there were {len(old)}, now {len(names)})"
+    altered = next(new[0] for new, one in zip(now, then, strict=True) if new != one)
+    return f"sources ({altered} was altered)"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
