@@ -25,7 +25,6 @@ except ImportError as error:
         "hint: run `pip install -e .` in the checkout, or leave it and use the installed package"
     ) from None
 
-from bpetok.counting import count_words
 from bpetok.counts import PretokenCounts
 from bpetok.encodings import (
     encoding_for_model,
@@ -59,7 +58,6 @@ __version__: str = _core.version
 
 __all__ = [  # noqa: RUF022  in the order of the road
     "PretokenCounts",
-    "count_words",
     "train",
     "extend",
     "Vocab",

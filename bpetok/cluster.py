@@ -68,7 +68,6 @@ def count_by_ray(
     found = _files(files)
     texts = [file for file in found if file.suffix != PretokenCounts.SUFFIX]
     for file in texts:
-        sources.check_readable_as_text(file)
         if not file.is_file():
             raise DataError(f"{file}: must be a file for Ray to count it, got something else")
     opened = sources.open_sources(texts, Reading(field=field, scanner=counts.split.scanner))

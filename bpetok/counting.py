@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from bpetok import memory, sources
-from bpetok.countruns import COPY_BYTES, TABLE_BYTES, Runs
-from bpetok.counts import PretokenCounts
+from bpetok import memory
+from bpetok.counts import COPY_BYTES, TABLE_BYTES, PretokenCounts
 from bpetok.errors import DataError, FormatError, MemoryLimitError
 from bpetok.patterns import Pattern
 from bpetok.text import Text
 from bpetok.threads import threads_or_all
+
+if TYPE_CHECKING:
+    from bpetok.countruns import Runs
 
 Row = Mapping[str, Any]
 Documents = Path | BinaryIO | Text | Iterable[Path | BinaryIO | Text | Row | PretokenCounts]
@@ -78,6 +80,8 @@ def count_words(
         raise FormatError(f"{path}: the suffix must be {PretokenCounts.SUFFIX}, got {path.suffix!r}")
     limit = None if memory_limit is None else Limit(memory_limit, "count-words")
     counts = PretokenCounts(pattern)
+    from bpetok.countruns import Runs
+
     with Runs(path.absolute().parent) as runs:
         spilling = _Spilling(counts, runs, limit, _bytes_of(source), progress or _say_nothing)
         spilling.scanned(0)
@@ -233,6 +237,8 @@ class Scan:
             DataError: it is none, or a row is not as it has to be.
             TypeError: it is of another type.
         """
+        from bpetok import sources
+
         for are_files, group in groupby(_documents(source, self._where), key=_is_file):
             if are_files:
                 for file in cast(Iterable[Path | BinaryIO | PretokenCounts], group):
@@ -253,6 +259,8 @@ class Scan:
             self._scanned(0)
             return
         if isinstance(file, Path) and file.is_dir():
+            from bpetok import sources
+
             for inside in sources.expand([file]):
                 self._add_file(inside)
             return
@@ -268,6 +276,8 @@ class Scan:
 
     def _check_memory_of(self, file: Path) -> None:
         """Refuses a file that is read whole and is larger than memory."""
+        from bpetok import sources
+
         if self._limit is None or file.suffix == PretokenCounts.SUFFIX or sources.is_rows(file):
             return
         more = {None: _MEMORY_OF_REGEX, "none": 2}.get(self._counts.split.scanner, 0) * file.stat().st_size

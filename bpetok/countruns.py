@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from bpetok import _core
+from bpetok.counts import COPY_BYTES, TABLE_BYTES
 from bpetok.errors import DataError, MemoryLimitError
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ BUCKETS = 1 << 12
 _SAMPLE = 16  # buckets whose pretokens are known again in later runs: one in 256
 BLOCK_BYTES = 1 << 18
 """So many bytes of pretokens are worked on at a time."""
-
-TABLE_BYTES = 56
-"""Bytes of memory that a table takes for each pretoken, at most, besides the bytes of long ones."""
-
-COPY_BYTES = 40
-"""Bytes of memory that it takes besides to write a table to a run, or to let it grow."""
 
 _ODD = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio
 

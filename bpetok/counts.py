@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bpetok import _core, patterns, sources
+from bpetok import _core, patterns
 from bpetok.errors import DataError, IncompatibleError
 from bpetok.streams import CHUNK_BYTES, Window, chunks_of
 from bpetok.text import Text, as_bytes, no_text
@@ -29,6 +29,12 @@ Progress = Callable[[int], object]
 
 BATCH_BYTES = 1 << 24
 """So much text at a time is worth several threads."""
+
+TABLE_BYTES = 56
+"""Bytes of memory that a table takes for each pretoken, at most, besides the bytes of long ones."""
+
+COPY_BYTES = 40
+"""Bytes of memory that it takes besides to write a table to a run, or to let it grow."""
 
 _PER_COUNT = 16  # bytes of a file of counts for each pretoken, besides the pretoken
 
@@ -222,6 +228,8 @@ class PretokenCounts:
                 counted by then.
             OSError: the file cannot be read.
         """
+        from bpetok import sources
+
         tell = progress or _say_nothing
         size = batch_bytes or (CHUNK_BYTES if threads_or_all(num_threads) == 1 else BATCH_BYTES)
         seen = _Seen()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bpetok import _core, memory
-from bpetok.counting import Limit, Scan, Source
 from bpetok.counts import PretokenCounts
 from bpetok.engines import is_ray
 from bpetok.errors import DataError, IncompatibleError, MemoryLimitError, VocabError
@@ -19,6 +18,9 @@ from bpetok.text import BYTE_LEVEL_ORDER, as_bytes
 from bpetok.threads import threads_or_all
 from bpetok.tokenizer import Tokenizer
 from bpetok.vocab import MAX_ID, Vocab
+
+if TYPE_CHECKING:
+    from bpetok.counting import Source
 
 Progress = Callable[[str, int], object]
 TieBreak = Literal["smallest", "huggingface", "largest", "first"]
@@ -280,6 +282,8 @@ class _Work:
             def scanned(amount: int) -> None:
                 self.report("scan", amount)
                 self._check_memory(counts)
+
+            from bpetok.counting import Limit, Scan
 
             limit = None if self.memory_limit is None else Limit(self.memory_limit, "train")
             if self.engine == "ray":

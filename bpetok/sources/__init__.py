@@ -48,7 +48,6 @@ __all__ = [
     "Source",
     "Unit",
     "UnitGroup",
-    "check_readable_as_text",
     "expand",
     "is_rows",
     "open_sources",
@@ -210,17 +209,3 @@ def _read_parquet(path: Path, field: str, seen: Callable[[bytes], object]) -> It
         for number, text in enumerate(parquet_texts(opened, range(opened.num_row_groups), field, str(path)), start=1):
             where = f"{path}:{number}"
             yield Document(as_bytes(text_of_row({field: text}, field, where)), where)
-
-
-def check_readable_as_text(path: Path) -> None:
-    """Makes sure that a file's name does not say that it is packed text.
-
-    Raises:
-        DataError: it does.
-    """
-    kind = kind_of(path.name)
-    if kind.packing is not None and kind.form not in ROWS:
-        raise DataError(
-            f"{path}: a file must be unpacked, got {path.suffix}",
-            hint=f"pipe it ({kind.packing} -dc {path.name} | … -), or give what opens it as source",
-        )

@@ -207,6 +207,14 @@ def twins() -> Callable[[str, str], Twins]:
 # ---- shards ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """For tests that do not depend on what a disk holds after the power has failed, as test_shard_faults.py does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 def _marks(contents: bytes) -> str:
     blocks = range(1 << 22, len(contents) + 1, 1 << 22)
     return "".join(hashlib.sha256(contents[:end]).hexdigest()[:8] for end in blocks)

@@ -35,7 +35,10 @@ from bpetok import shards
 from bpetok.errors import BpetokError, FormatError
 from bpetok.sources.units import Reading
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc, to see which files are open")
+pytestmark = [
+    pytest.mark.usefixtures("_lean_process"),
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc, to see which files are open"),
+]
 
 SEPARATOR = "<|endoftext|>"
 SHARD_TOKENS = 1250

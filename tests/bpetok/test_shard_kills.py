@@ -30,7 +30,10 @@ building = importlib.import_module("bpetok.shards.building")
 workers = importlib.import_module("bpetok.shards.workers")
 folders = importlib.import_module("bpetok.shards.place")
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc, to see what is left over")
+pytestmark = [
+    pytest.mark.usefixtures("_lean_process"),
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc, to see what is left over"),
+]
 
 IN_TIME = 5.0  # seconds in which the death of a worker has to be told
 

@@ -18,13 +18,7 @@ from bpetok.sources import Document
 
 EOT = 258  # of the fixture `tok`
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk():
-    """Nothing here depends on what a disk holds after the power has failed; test_shard_faults.py does."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from bpetok import counts as counting
 from bpetok import memory, reference
 from bpetok.counts import PretokenCounts
 
+pytestmark = pytest.mark.usefixtures("_lean_process")
+
 RUNS = st.lists(st.builds(lambda char, n: char * n, st.sampled_from("ab "), st.integers(1, 9)), max_size=12).map(
     "".join
 )

@@ -16,6 +16,8 @@ import pytest
 import bpetok
 from cli import training
 
+pytestmark = pytest.mark.usefixtures("_lean_process")
+
 
 def test_train_adds_the_end_of_text_token_and_writes_what_the_library_trains(run, folder) -> None:
     done = run("bpetok", "train", "corpus.txt", "--vocab-size", 300, "-o", "new.bpetok", cwd=folder)
