@@ -153,7 +153,7 @@ def test_the_same_text_is_cut_the_same_at_every_alignment(
     ours, theirs = encoding(PATTERNS[pattern]), tiktoken_encoding(PATTERNS[pattern])
     ends = np.array(ends_by_expression(pattern, mixed_text))
     ids = theirs.encode_ordinary(mixed_text)
-    assert len(ends) > 10_000
+    assert len(ends) > 5_000  # a Python without its own tests has less to give
     for size in range(71):
         # A line end after letters is a pretoken of its own before a letter, with every pattern.
         prefix = "a" * (size - 1) + "\n" * (size > 0)
