@@ -90,7 +90,7 @@ class Manifest:
         arguments: what else decided the ids: shard_tokens, val_fraction, separator, field and so on.
         sources: what the documents were read from.
         skipped: how many rows were no documents and were left out.
-        skipped_shown: the first of them: file and line, and why.
+        skipped_shown: the first of them: file and line, or byte of a plain file, and why.
         shards: the files, in order.
     """
 
