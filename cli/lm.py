@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 import bpetok
-from cli import manners, model
+from cli import ladder, manners, model
 from lm import errors
 
 
@@ -24,10 +24,12 @@ def group() -> None:
       lm train gpt.toml -o runs/gpt           a run from a configuration
       lm train runs/gpt --resume              go on with it
       lm sample runs/gpt --prompt 'Once upon'
+      lm report runs/gpt                      a page about the run
+      lm ladder                               every rung beside its published figure
     """
 
 
-for command in (model.quickstart, model.train, model.sample):
+for command in (model.quickstart, model.train, model.find_lr, model.sample, ladder.ladder, model.report):
     group.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands about models: quickstart, train, sample."""
+"""Commands about models: quickstart, train, find-lr, sample, report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 
 
-def _require_torch() -> None:
+def require_torch() -> None:
+    """Nothing, where the packages are installed that models need.
+
+    Raises:
+        MissingExtraError: if they are not.
+    """
     try:
         import safetensors  # noqa: F401
         import torch  # noqa: F401
@@ -54,7 +59,7 @@ def quickstart(
       lm quickstart
       lm quickstart shakespeare.txt -o runs/shakespeare
     """
-    _require_torch()
+    require_torch()
     from lm.quickstart import quickstart as run_quickstart
 
     run_dir = output or Path("runs") / ("-".join(["quickstart", *(path.stem for path in files[:1])]))
@@ -106,17 +111,19 @@ def train(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Train a model. CONFIG.toml describes a run; NAME is one that comes with the package, to be told where the data
-    are; a RUN folder has its own, to go on with.
+    """Train a model. CONFIG.toml describes a run; NAME is one that comes with the package: the rungs of the ladder know
+    their text, the others are to be told where the data are; a RUN folder has its own, to go on with.
 
     \b
     Examples:
       lm train gpt.toml -o runs/gpt
+      lm train 03-mlp
+      lm train 03-mlp -o runs/other --set data.text=my.txt
       lm train 02-bigram --set data.shards=shards --set data.tokenizer=my.bpetok
       lm train gpt.toml -o runs/wide --set model.width=256 --device cuda
       lm train runs/gpt --resume
     """
-    _require_torch()
+    require_torch()
     from lm.checkpoint import latest
     from lm.config import load_config
     from lm.train import train as run_training
@@ -135,6 +142,10 @@ def train(
         print_json(dataclasses.asdict(result))
     else:
         click.echo(f"{result.steps:,} steps, {result.tokens:,} tokens, {result.seconds:.0f} s; {_shown(result.after)}")
+    if result.after.loss > result.before.loss:
+        click.echo(
+            "the loss is above that of the untrained model: lower optimizer.lr (lm find-lr tries some)", err=True
+        )
 
 
 def _config_file(config: Path) -> Path:
@@ -147,7 +158,9 @@ def _config_file(config: Path) -> Path:
         return shipped_configs()[str(config)]
     if not config.exists():
         names = ", ".join(shipped_configs())
-        raise click.UsageError(f"{config}: must be a file, a run's folder or one of {names}")
+        close = [name for name in shipped_configs() if str(config).lower() in name]
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"{config}: must be a file, a run's folder or one of {names}{hint}")
     return config
 
 
@@ -159,7 +172,7 @@ def _shown(evaluation: Evaluation) -> str:
 def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
     """A bar for each stage and for the steps; a line on stderr for each stage and each evaluation."""
     from lm.quickstart import ProgressEvent, StageEvent
-    from lm.train import EvalEvent, StepEvent
+    from lm.train import EvalEvent, StartEvent, StepEvent
 
     done: dict[str, int] = {}
     bars: dict[str, Advance] = {}
@@ -179,12 +192,58 @@ def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
                 move(event.stage, event.done, event.total, unit="" if event.stage == "merge" else "B")
             elif isinstance(event, StepEvent):
                 move("train", event.step, event.steps, unit=" steps", note=f"loss {event.loss:.3f}")
+            elif isinstance(event, StartEvent) and not quiet:
+                click.echo(
+                    f"{event.rung}: {event.parameters:,} parameters, {event.vocab_size:,} ids in the vocabulary, "
+                    f"{event.train_tokens:,} to learn from, {event.val_tokens:,} to validate",
+                    err=True,
+                )
             elif isinstance(event, StageEvent) and not quiet:
                 click.echo(f"{event.stage}: {event.detail}", err=True)
             elif isinstance(event, EvalEvent) and not quiet:
                 click.echo(f"step {event.step}: {_shown(event.evaluation)}", err=True)
 
         yield show
+
+
+# ---- find-lr -----------------------------------------------------------------------------------------------------
+
+
+@click.command("find-lr", short_help="Try a range of learning rates in one short run.")
+@click.argument("config", metavar="CONFIG.toml|NAME", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as model.width=128; may repeat.")
+@click.option("--low", type=float, default=1e-3, show_default=True, help="The first rate.")
+@click.option("--high", type=float, default=1.0, show_default=True, help="The last rate.")
+@click.option("--steps", type=int, default=1000, show_default=True, help="How many steps the search takes.")
+@json_option
+@quiet_option
+def find_lr(
+    config: Path, overrides: tuple[str, ...], low: float, high: float, steps: int, as_json: bool, quiet: bool
+) -> None:
+    """Train for some steps with a rate that grows from step to step, and print the loss at each. A good rate lies
+    somewhat before the lowest loss.
+
+    \b
+    Examples:
+      lm find-lr 03-mlp
+      lm find-lr gpt.toml --low 1e-5 --high 1e-1 --steps 200
+    """
+    require_torch()
+    from lm.config import load_config
+    from lm.find_lr import find_learning_rate, smoothed
+
+    loaded = load_config(_config_file(config), overrides)
+    with progress("search", steps, unit=" steps", quiet=quiet) as advance:
+        trials = find_learning_rate(loaded, low=low, high=high, steps=steps, on_step=lambda done: advance(1))
+    if as_json:
+        print_json({"trials": [dataclasses.asdict(trial) for trial in trials]})
+        return
+    points = smoothed(trials)
+    best = min(points, key=lambda point: point.loss, default=None)
+    for point in points:
+        click.echo(f"rate {point.rate:.2e}  loss {point.loss:.4f}" + ("  the lowest" if point is best else ""))
+    if len(trials) < steps:
+        click.echo(f"the loss ceased to be a number after {len(trials)} steps", err=True)
 
 
 # ---- sample ------------------------------------------------------------------------------------------------------
@@ -216,23 +275,47 @@ def sample(
       lm sample runs/quickstart
       lm sample runs/quickstart --prompt 'def ' --temperature 0.5
     """
-    _require_torch()
+    require_torch()
     from lm.parallel import pick_device
-    from lm.sample import generate, load_run
+    from lm.sample import load_run, write
 
-    model, tok, _ = load_run(run, pick_device(device))
-    ids = generate(
+    model, vocabulary, config = load_run(run, pick_device(device))
+    drawn = write(
         model,
-        [tok.eot_token, *tok.encode_ordinary(prompt)],
+        vocabulary,
+        prompt=prompt,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        stop_id=tok.eot_token,
+        lines=getattr(config.data, "documents", "") == "lines",
         seed=seed,
     )
-    sys.stdout.write(prompt)
-    for text in tok.decode_stream(ids):
+    for text in drawn:
         sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+# ---- report ------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Write a page about a run.")
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Else report.html in the run.")
+@click.option("--png", is_flag=True, help="Also draw loss.png and diagnostics.png in the run.")
+def report(run: Path, output: Path | None, png: bool) -> None:
+    """Write one HTML page that opens without a network: losses, learning rate, diagnostics, samples, and what the model
+    expects of a stretch of validation text. Prints the paths of what it wrote.
+
+    \b
+    Examples:
+      lm report runs/gpt
+      lm report runs/gpt -o gpt.html --png
+    """
+    require_torch()
+    from lm.report import write_pictures, write_report
+
+    click.echo(write_report(run, output))
+    for picture in write_pictures(run) if png else ():
+        click.echo(picture)

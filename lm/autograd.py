@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Literal, final
 
@@ -360,7 +360,7 @@ def weighted_sum(weights: Iterable[Value], inputs: Iterable[Value], start: Value
 class Module:
     """Something with parameters."""
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """The values that training changes."""
         raise NotImplementedError
 
@@ -409,10 +409,9 @@ class Neuron(Module):
             raise DataError(f"Neuron: the inputs must be {len(self.w)}, got {len(x)}")
         return ACTIVATIONS[self.activation](weighted_sum(self.w, x, self.b))
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """The weights, then the bias."""
-        yield from self.w
-        yield self.b
+        return [*self.w, self.b]
 
 
 ACTIVATIONS: dict[str, Callable[[Value], Value]] = {
@@ -443,10 +442,9 @@ class Layer(Module):
         """The output of each neuron."""
         return [neuron(x) for neuron in self.neurons]
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """Those of each neuron in turn."""
-        for neuron in self.neurons:
-            yield from neuron.parameters()
+        return [parameter for neuron in self.neurons for parameter in neuron.parameters()]
 
 
 @final
@@ -486,7 +484,6 @@ class MLP(Module):
             out = layer(out)
         return out
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """Those of each layer in turn."""
-        for layer in self.layers:
-            yield from layer.parameters()
+        return [parameter for layer in self.layers for parameter in layer.parameters()]

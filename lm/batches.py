@@ -13,8 +13,8 @@ A block knows nothing of documents: several may lie in it, and it may begin and 
 attention to stay within a document makes a mask of the inputs: `document_mask(documents_of(inputs_BT, ...))`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol, Self, final, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, Self, final, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,32 @@ class TokenSplit(Protocol):
 
     def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         """The ids [start, stop)."""
+
+
+class Cut(Protocol):
+    """What a split has been cut into: rows with their targets, each one to be learnt from once an epoch."""
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+
+    def stack(self, places: Sequence[int], rows: int) -> tuple[Tensor, Tensor]:
+        """`(inputs_BT, targets_BT)` of the rows at some places, filled up to `rows` with rows of no target."""
+
+
+@runtime_checkable
+class Cuttable(Protocol):
+    """A split that knows its own rows, such as the windows or the lines of `lm.examples`."""
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of ids."""
+
+    def cut(self, context: int) -> Cut:
+        """Its rows, for a model of that context."""
+
+
+AnySplit = TokenSplit | Cuttable
 
 
 @final
@@ -64,7 +90,7 @@ class Batches:
 
     def __init__(
         self,
-        split: TokenSplit,
+        split: AnySplit,
         *,
         rows: int,
         context: int,
@@ -78,8 +104,10 @@ class Batches:
         require(0 <= seed < 1 << 64, "batches: seed", "in [0, 2^64)", seed)
         require(position >= 0, "batches: position", "at least 0", position)
         require(0 <= rank < world_size, "batches: rank", f"in [0, {world_size})", rank)
-        self.blocks = count_blocks(split, context)
-        self._split = split
+        self._cut = cut(split, context)
+        self.blocks = self._cut.count
+        self._tokens = split.tokens
+        self._checksum = checksum(split)
         self._rows = rows
         self._context = context
         self._seed = seed
@@ -98,7 +126,7 @@ class Batches:
         first = self._position + self._rank * self._rows
         blocks = [self._block_at(place) for place in range(first, first + self._rows)]
         self._position += self._rows * self._world_size
-        return _stack(self._split, blocks, self._rows, self._context)
+        return self._cut.stack(blocks, self._rows)
 
     def _block_at(self, place: int) -> int:
         epoch, index = divmod(place, self.blocks)
@@ -108,13 +136,13 @@ class Batches:
 
     def state(self) -> dict[str, int]:
         """The cursor, for a checkpoint; `from_state` goes on from it with the very next block."""
-        tokens = self._split.tokens
-        return {"seed": self._seed, "position": self._position, "context": self._context, "tokens": tokens}
+        names = ("seed", "position", "context", "tokens", "checksum")
+        return {name: getattr(self, f"_{name}") for name in names}
 
     @classmethod
     def from_state(
         cls,
-        split: TokenSplit,
+        split: AnySplit,
         state: Mapping[str, int],
         *,
         rows: int,
@@ -127,12 +155,7 @@ class Batches:
         Raises:
             IncompatibleError: if the split or the context is not the one the cursor counts in.
         """
-        for name, now in (("context", context), ("tokens", split.tokens)):
-            if state[name] != now:
-                raise IncompatibleError(
-                    f"batches: {name} must be the saved {state[name]}, got {now}",
-                    hint="resume on the shards and with the context that the run began with",
-                )
+        require_same_split(state, context=context, tokens=split.tokens, checksum=checksum(split))
         return cls(
             split,
             rows=rows,
@@ -142,6 +165,118 @@ class Batches:
             rank=rank,
             world_size=world_size,
         )
+
+
+def checksum(split: AnySplit) -> int:
+    """What a cursor knows its split by: the split's own checksum, where it lies in memory and has one, else 0.
+
+    A text and its rows are cut anew from the file at each resume; shards are checked against their manifest.
+    """
+    found: int = getattr(split, "checksum", 0)
+    return found
+
+
+def require_same_split(state: Mapping[str, int], **now: int) -> None:
+    """Nothing, where a saved cursor counts in the same split.
+
+    Raises:
+        IncompatibleError: if one of the figures is another one.
+    """
+    saved = {"checksum": 0, **state}  # a cursor of shards from before there were checksums
+    for name, value in now.items():
+        if saved.get(name) != value:
+            raise IncompatibleError(
+                f"batches: {name} must be the saved {saved.get(name)}, got {value}",
+                hint="resume on the data and with the context that the run began with",
+            )
+
+
+@final
+class Draws:
+    """An endless iterator of `(inputs_BT, targets_BT)` whose rows are drawn one by one, with repetition.
+
+    The rows are those that epochs would take: windows and lines, or blocks, which begin at multiples of T only.
+
+    It is how the lectures take their minibatches: after one epoch's worth a third of the rows (1/e) was not seen yet.
+    The draws go on where torch's global generator stands when it is made, on a copy of it; so after
+    `torch.manual_seed` and the building of a model they are the lectures' own.
+
+    Args:
+        split: the ids.
+        rows: B.
+        context: T.
+        position: batches already taken.
+    """
+
+    def __init__(self, split: AnySplit, *, rows: int, context: int, position: int = 0) -> None:
+        """Reads nothing yet."""
+        require(rows >= 1, "batches: rows", "at least 1", rows)
+        self._cut = cut(split, context)
+        self._rows = rows
+        self._context = context
+        self._tokens = split.tokens
+        self._checksum = checksum(split)
+        self._position = position
+        self._generator = torch.Generator()
+        self._generator.set_state(torch.get_rng_state())
+        for _ in range(position):  # the draws that were made before; 200,000 take a second
+            self._places()
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        """The next rows."""
+        self._position += 1
+        return self._cut.stack(self._places().tolist(), self._rows)
+
+    def _places(self) -> Tensor:
+        return torch.randint(self._cut.count, (self._rows,), generator=self._generator)
+
+    def state(self) -> dict[str, int]:
+        """The cursor, for a checkpoint."""
+        names = ("position", "rows", "context", "tokens", "checksum")
+        return {name: getattr(self, f"_{name}") for name in names}
+
+    @classmethod
+    def from_state(cls, split: AnySplit, state: Mapping[str, int], *, rows: int, context: int) -> Self:
+        """Draws that go on where `state` was taken; torch's global generator must stand where it stood for the first.
+
+        Raises:
+            IncompatibleError: if the split, the context or the rows are not those that the cursor counts in.
+        """
+        require_same_split(state, rows=rows, context=context, tokens=split.tokens, checksum=checksum(split))
+        return cls(split, rows=rows, context=context, position=state["position"])
+
+
+def cut(split: AnySplit, context: int) -> Cut:
+    """The rows of a split: its own, or blocks of `context` targets.
+
+    Raises:
+        DataError: if the split has fewer than two ids.
+    """
+    return split.cut(context) if isinstance(split, Cuttable) else _Blocks(split, context)
+
+
+@final
+class _Blocks:
+    """A stream of ids, cut in blocks of T targets."""
+
+    def __init__(self, split: TokenSplit, context: int) -> None:
+        self.count = count_blocks(split, context)
+        self._split = split
+        self._context = context
+
+    def stack(self, places: Sequence[int], rows: int) -> tuple[Tensor, Tensor]:
+        inputs_BT = np.zeros((rows, self._context), dtype=np.int64)
+        targets_BT = np.full((rows, self._context), IGNORE, dtype=np.int64)
+        for row, block in enumerate(places):
+            start = block * self._context
+            ids = self._split.read(start, min(start + self._context + 1, self._split.tokens))
+            inputs_BT[row, : len(ids) - 1] = ids[:-1]
+            targets_BT[row, : len(ids) - 1] = ids[1:]
+        return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)
 
 
 def count_blocks(split: TokenSplit, context: int) -> int:
@@ -159,15 +294,15 @@ def count_blocks(split: TokenSplit, context: int) -> int:
     return -(-(split.tokens - 1) // context)
 
 
-def in_order(split: TokenSplit, *, rows: int, context: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The first batches of a split in the order of the text; stops early where the split ends.
+def in_order(split: AnySplit, *, rows: int, context: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first batches of a split in the order of the text; stops early where it ends.
 
     Yields:
         `(inputs_BT, targets_BT)` as `Batches` does; rows that the last batch lacks are all `IGNORE`.
     """
-    blocks = count_blocks(split, context)
-    for first in range(0, min(blocks, rows * batches), rows):
-        yield _stack(split, range(first, min(first + rows, blocks)), rows, context)
+    rows_of = cut(split, context)
+    for first in range(0, min(rows_of.count, rows * batches), rows):
+        yield rows_of.stack(range(first, min(first + rows, rows_of.count)), rows)
 
 
 def documents_of(inputs_BT: Tensor, *, end_of_text: int, stands: EndOfText) -> Tensor:
@@ -246,14 +381,3 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
-
-
-def _stack(split: TokenSplit, blocks: list[int] | range, rows: int, context: int) -> tuple[Tensor, Tensor]:
-    inputs_BT = np.zeros((rows, context), dtype=np.int64)
-    targets_BT = np.full((rows, context), IGNORE, dtype=np.int64)
-    for row, block in enumerate(blocks):
-        start = block * context
-        ids = split.read(start, min(start + context + 1, split.tokens))
-        inputs_BT[row, : len(ids) - 1] = ids[:-1]
-        targets_BT[row, : len(ids) - 1] = ids[1:]
-    return torch.from_numpy(inputs_BT), torch.from_numpy(targets_BT)

@@ -4,11 +4,11 @@ One file is one run. Its tables are the fields of `Config`; `[model]` names its 
 those of the rung's own config dataclass (`lm.models.LADDER`). The size of the vocabulary is not in the file:
 the tokenizer has it.
 
-    [data]       shards, tokenizer
+    [data]       shards, tokenizer; or text, alphabet, documents, rows, ...
     [model]      rung, context, ...
-    [batch]      rows, accumulation
-    [optimizer]  lr, betas, eps, weight_decay, grad_clip
-    [schedule]   warmup_steps, min_lr, decay_steps
+    [batch]      rows, accumulation, order
+    [optimizer]  kind, lr, betas, eps, weight_decay, grad_clip
+    [schedule]   kind, warmup_steps, min_lr, decay_steps
     [run]        steps, seed, eval_every, ...
 
 An unknown, missing or mistyped key is an error that names the file, the dotted key and the nearest valid
@@ -18,6 +18,8 @@ name.
 import dataclasses
 import difflib
 import json
+import math
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from lm.errors import ConfigError, require
 from lm.models import LADDER
+from lm.texts import KNOWN
 
 if TYPE_CHECKING:
     from lm.models.contract import RungConfig
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """`[data]`: what is read.
+    """`[data]` with `shards`: a folder of ids, made before.
 
     In a file, relative paths start at the file's own folder; in an override, as in Python, at the current
     one. The config itself holds absolute paths, and so does the copy in a run's folder.
@@ -55,16 +58,53 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """`[data]` with `text`: a file of text that fits the memory, read at the start of a run.
+
+    Args:
+        text: a file of UTF-8, or the name of one of the lectures' texts (`lm.texts.KNOWN`).
+        alphabet: what an id stands for: a character of the text, or a byte.
+        tokenizer: a tokenizer's file in the place of `alphabet`.
+        documents: "lines" where each line is a document by itself, as in a list of names; else "whole".
+        rows: what a training row is: "blocks" of `context` ids, "windows" of the model's window with one id to predict
+            (the lectures' way), or "lines", each document by itself.
+        held_out: the share of the text that validation gets; its end, or with "lines" as many lines in the lectures'
+            order, and once more as many that are put aside as a test.
+    """
+
+    text: Path
+    alphabet: Literal["characters", "bytes"] = "characters"
+    tokenizer: Path | None = None
+    documents: Literal["whole", "lines"] = "whole"
+    rows: Literal["blocks", "windows", "lines"] = "blocks"
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Makes the paths absolute and checks the values; raises ConfigError."""
+        if str(self.text) not in KNOWN:
+            object.__setattr__(self, "text", Path(self.text).resolve())
+        if self.tokenizer is not None:
+            object.__setattr__(self, "tokenizer", Path(self.tokenizer).resolve())
+        alone = self.tokenizer is None or self.alphabet == "characters"
+        require(alone, "data.alphabet", "left out where there is data.tokenizer", self.alphabet)
+        require(0 < self.held_out < 0.5, "data.held_out", "above 0 and below 0.5", self.held_out)
+        fits = self.documents == "lines" or self.rows != "lines"
+        require(fits, "data.rows", "blocks or windows, unless data.documents is lines", self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchConfig:
     """`[batch]`: how much is learnt from at once; T is the model's context.
 
     Args:
         rows: B, the rows of one micro batch, which must fit the device's memory.
         accumulation: micro batches per step; a step learns from rows * accumulation * context ids.
+        order: "epochs" takes every row once before any comes again; "draws" takes rows at random, as the lectures do.
     """
 
     rows: int
     accumulation: int = 1
+    order: Literal["epochs", "draws"] = "epochs"
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
@@ -73,16 +113,18 @@ class BatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """`[optimizer]`: AdamW.
+    """`[optimizer]`.
 
     Args:
-        lr: the highest learning rate, reached at the end of the warmup.
+        kind: "adamw", or "sgd", plain gradient descent, of whose keys only `lr` and `grad_clip` count.
+        lr: the highest learning rate.
         betas: the decay of the running means of the gradient and of its square, each in [0, 1).
         eps: added to the root of the mean square.
         weight_decay: of tensors with two dimensions or more.
         grad_clip: the gradient's norm is scaled down to this; 0 for no clipping.
     """
 
+    kind: Literal["adamw", "sgd"] = "adamw"
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
@@ -91,7 +133,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
-        require(self.lr > 0, "optimizer.lr", "above 0", self.lr)
+        require(0 < self.lr < math.inf, "optimizer.lr", "above 0 and finite", self.lr)
         require(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", "in [0, 1)", self.betas)
         require(self.eps > 0, "optimizer.eps", "above 0", self.eps)
         _require_at_least(0, "optimizer", self, "weight_decay", "grad_clip")
@@ -99,14 +141,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """`[schedule]`: the learning rate over the steps, linear warmup and a cosine down.
+    """`[schedule]`: the learning rate over the steps.
 
     Args:
+        kind: "cosine", a linear warmup and half a cosine down, or "drop": the highest rate, and from `decay_steps` on
+            `min_lr`, as in the lectures.
         warmup_steps: steps until the highest rate; 0 for none.
         min_lr: the rate at the end, absolute (not a ratio).
         decay_steps: the step at which `min_lr` is reached; the run's last step when left out.
     """
 
+    kind: Literal["cosine", "drop"] = "cosine"
     warmup_steps: int
     min_lr: float
     decay_steps: int | None = None
@@ -127,6 +172,9 @@ class RunConfig:
         eval_batches: micro batches of the validation split that an evaluation reads, always the same.
         checkpoint_every: steps between checkpoints; the last step always has one.
         log_every: steps between the lines of `metrics.jsonl`.
+        diagnose_every: steps between diagnoses of activations and gradients (`lm.diagnostics`); the first and the last
+            step always have one; 0 for none at all.
+        sample_every: steps between samples that go to the log; 0 for none.
         keep_checkpoints: how many of the latest checkpoints stay on disk; 0 for all.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         compile: run the model through `torch.compile`; CUDA only.
@@ -139,6 +187,8 @@ class RunConfig:
     eval_batches: int
     checkpoint_every: int
     log_every: int = 1
+    diagnose_every: int = 0
+    sample_every: int = 0
     keep_checkpoints: int = 2
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: bool = False
@@ -148,7 +198,7 @@ class RunConfig:
         """Checks the values; raises ConfigError."""
         counts = ("steps", "eval_every", "eval_batches", "checkpoint_every", "log_every")
         _require_at_least(1, "run", self, *counts)
-        _require_at_least(0, "run", self, "seed", "keep_checkpoints")
+        _require_at_least(0, "run", self, "seed", "keep_checkpoints", "diagnose_every", "sample_every")
         require(self.seed < 2**63, "run.seed", "below 2**63", self.seed)
 
 
@@ -164,7 +214,7 @@ class Config:
         ConfigError: if two settings contradict each other; both are named.
     """
 
-    data: DataConfig
+    data: DataConfig | TextConfig
     rung: str
     model: "RungConfig"
     batch: BatchConfig
@@ -198,7 +248,8 @@ def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package, by name.
 
     >>> sorted(shipped_configs())
-    ['02-bigram', '09-gpt2-124m', 'shakespeare-bpe-cpu']
+    ['02-bigram', '03-mlp', '04-batchnorm', '04-kaiming', '06-dilated', '06-wavenet', '07-bow', '07-gru', '07-rnn', \
+'08-attention', '08-names-transformer', '08-shakespeare-char-cpu', '09-gpt2-124m', 'shakespeare-bpe-cpu']
     """
     folder = Path(str(files("lm") / "configs"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -246,7 +297,8 @@ def config_from_toml(
         raise ConfigError(f"{where}: config must be TOML, got {error}") from error
     try:
         _place_paths(tables, folder)
-        for override in overrides:
+        # Shards or text first, whatever their place: the other keys of [data] belong to them.
+        for override in sorted(overrides, key=lambda text: not re.match(r"\s*data\.(text|shards)\b", text)):
             _apply_override(tables, override)
         return _config_from(tables)
     except ConfigError as error:
@@ -262,7 +314,7 @@ def dump_config(config: Config, folder: Path | None = None) -> str:
     """
     tables = {name: dataclasses.asdict(getattr(config, name)) for name in _TABLES}
     for key, path in tables["data"].items():
-        if folder is not None and path.is_relative_to(folder.resolve()):
+        if folder is not None and isinstance(path, Path) and path.is_relative_to(folder.resolve()):
             tables["data"][key] = path.relative_to(folder.resolve())
     tables["model"] = {"rung": config.rung, **tables["model"]}
     blocks = []
@@ -286,13 +338,21 @@ def settings(config: Config) -> dict[str, object]:
 
 
 _TABLES = {
-    "data": DataConfig,
+    "data": None,  # shards or text
     "model": None,  # the rung's own
     "batch": BatchConfig,
     "optimizer": OptimizerConfig,
     "schedule": ScheduleConfig,
     "run": RunConfig,
 }
+
+
+# What an override of one key of [data] takes the place of: shards are no text.
+_TEXT_KEYS = {field.name for field in dataclasses.fields(TextConfig)} - {"tokenizer"}
+_INSTEAD = {"shards": _TEXT_KEYS, "tokenizer": {"alphabet"}, "alphabet": {"tokenizer"}}
+
+
+_PATHS = ("shards", "tokenizer", "text")
 
 
 def _require_at_least(bound: int, table: str, section: object, *keys: str) -> None:
@@ -318,9 +378,9 @@ def _nearest(name: str, valid: Mapping[str, object], prefix: str = "") -> str | 
 def _place_paths(tables: dict[str, Any], folder: Path) -> None:
     data = tables.get("data")
     if isinstance(data, dict):
-        for key, value in data.items():
-            if isinstance(value, str):
-                data[key] = str(folder / value)
+        for key in _PATHS:
+            if isinstance(value := data.get(key), str) and value not in KNOWN:
+                data[key] = str((folder / value).resolve())
 
 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
@@ -334,6 +394,13 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
         value = text.strip()
     target = tables.setdefault(table, {})
     require(isinstance(target, dict), table, "a table", target)
+    if table == "data":
+        # A text takes the place of shards and of their tokenizer, but of no other text's.
+        instead = {"shards", "tokenizer"} if key == "text" and "shards" in target else _INSTEAD.get(key, set())
+        for other in instead & target.keys():
+            del target[other]
+        if isinstance(value, str) and key in _PATHS and value not in KNOWN:
+            value = str(Path(value).resolve())
     target[key] = value
 
 
@@ -347,7 +414,8 @@ def _config_from(tables: dict[str, Any]) -> Config:
     _require_given("rung" in model, "model.rung", f"the rungs are {', '.join(LADDER)}")
     rung = model.pop("rung")
     _require_rung(rung)
-    kinds = {**_TABLES, "model": LADDER[rung].config}
+    data = TextConfig if "text" in tables["data"] else DataConfig
+    kinds = {**_TABLES, "data": data, "model": LADDER[rung].config}
     sections = {name: _section_from({**tables, "model": model}[name], name, kind) for name, kind in kinds.items()}
     return Config(rung=rung, **sections)
 

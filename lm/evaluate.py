@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from lm.batches import TokenSplit, in_order
+from lm.batches import AnySplit, in_order
 from lm.loss import bits_per_byte, count_targets, token_losses
 from lm.models.contract import LanguageModel
 from lm.parallel import autocast
@@ -23,7 +24,8 @@ class Evaluation:
         tokens: the targets that were predicted.
         bytes: their bytes of text.
         standard_error: of `loss`, in nats, with rows of T targets as the independent samples; None for a
-            single row.
+            single row. Rows of one target, as windows have them, are not quite independent, and it is some tenths
+            too small.
     """
 
     loss: float
@@ -35,7 +37,7 @@ class Evaluation:
 
 def evaluate(
     model: LanguageModel,
-    split: TokenSplit,
+    split: AnySplit,
     *,
     token_bytes: NDArray[np.int64],
     rows: int,
@@ -69,7 +71,8 @@ def evaluate(
     try:
         for inputs_BT, targets_BT in in_order(split, rows=rows, context=model.context, batches=batches):
             with torch.inference_mode(), autocast(device, dtype):
-                losses_BT = token_losses(model(inputs_BT.to(device)), targets_BT.to(device))
+                logits_BTV = logits_for(model, inputs_BT.to(device), targets_BT)
+                losses_BT = token_losses(logits_BTV, targets_BT.to(device))
             losses_BT = losses_BT.cpu().double()  # summed in float64, which not every device has
             # A masked target has a negative id; its loss is 0, and so must its bytes be.
             bytes_BT = lengths_V[targets_BT.clamp(min=0)] * (targets_BT >= 0)
@@ -82,6 +85,18 @@ def evaluate(
     loss, error = _mean_of_rows(np.array(nats), np.array(counts))
     bits = bits_per_byte(text_nats, text_bytes)
     return Evaluation(loss=loss, bits_per_byte=bits, tokens=sum(counts), bytes=text_bytes, standard_error=error)
+
+
+def logits_for(model: LanguageModel, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+    """The logits at the places of the targets: of the whole row, or, where a row has one target, of its last place.
+
+    Returns:
+        logits_BTV, with T that of the targets.
+    """
+    if targets_BT.shape[1] == 1:
+        return model.next_logits(inputs_BT)[:, None]
+    logits_BTV: Tensor = model(inputs_BT)
+    return logits_BTV
 
 
 def _mean_of_rows(nats_R: NDArray[np.float64], counts_R: NDArray[np.int64]) -> tuple[float, float | None]:

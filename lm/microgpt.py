@@ -59,18 +59,17 @@ class Block(Module):
         self.expand_4CC = matrix(4 * width, width, draw)
         self.shrink_C4C = matrix(width, 4 * width, draw)
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """Those of attention, then those of the feedforward."""
-        for weight in (self.query_CC, self.key_CC, self.value_CC, self.project_CC, self.expand_4CC, self.shrink_C4C):
-            for row in weight:
-                yield from row
+        weights = (self.query_CC, self.key_CC, self.value_CC, self.project_CC, self.expand_4CC, self.shrink_C4C)
+        return [value for weight in weights for row in weight for value in row]
 
 
 class MicroGPT(Module):
     """The model and its alphabet.
 
     >>> model = MicroGPT(["emma", "olivia", "ava"])
-    >>> "".join(model.alphabet), len(list(model.parameters()))
+    >>> "".join(model.alphabet), len(model.parameters())
     ('.aeilmov', 3584)
     """
 
@@ -90,14 +89,11 @@ class MicroGPT(Module):
         self.blocks = [Block(config.width, draw) for _ in range(config.layers)]
         self.head_VC = matrix(len(self.alphabet), config.width, draw)
 
-    def parameters(self) -> Iterator[Value]:
+    def parameters(self) -> list[Value]:
         """The embeddings, the blocks, the head."""
-        for row in (*self.token_VC, *self.position_TC):
-            yield from row
-        for block in self.blocks:
-            yield from block.parameters()
-        for row in self.head_VC:
-            yield from row
+        first = [value for row in (*self.token_VC, *self.position_TC) for value in row]
+        blocks = [value for block in self.blocks for value in block.parameters()]
+        return [*first, *blocks, *(value for row in self.head_VC for value in row)]
 
     def ids_of(self, name: str) -> list[int]:
         """The name's ids between two end signs.
@@ -209,7 +205,7 @@ class Adam:
     """Kingma and Ba's update (2015), algorithm 1."""
 
     def __init__(
-        self, parameters: Iterator[Value], rate: float = 0.01, betas: tuple[float, float] = (0.9, 0.99)
+        self, parameters: Sequence[Value], rate: float = 0.01, betas: tuple[float, float] = (0.9, 0.99)
     ) -> None:
         """For these parameters, with the means of gradients and of their squares at 0."""
         self.parameters = list(parameters)

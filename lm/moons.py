@@ -81,7 +81,7 @@ def margin_loss(scores: Sequence[Value], sides: Sequence[int]) -> Value:
 def demo_model() -> MLP:
     """The demo's network, 2-16-16-1 with relu, untrained; its weights are those of `random.seed(1337)`.
 
-    >>> len(list(demo_model().parameters()))
+    >>> len(demo_model().parameters())
     337
     """
     return MLP(2, [16, 16, 1], uniform=random.Random(SEED).uniform)

@@ -1,13 +1,42 @@
-"""The optimizer: AdamW, which decays the weights of matrices and leaves biases and norms alone.
+"""The optimizers: AdamW, which decays the weights of matrices and leaves biases and norms alone; plain descent.
 
 Source: Loshchilov, Hutter, *Decoupled Weight Decay Regularization* (2019); the groups are those of
 `configure_optimizers` in karpathy/build-nanogpt.
 """
 
+from collections.abc import Callable
+from typing import Any, final
+
 import torch
 from torch import nn
 
 from lm.config import OptimizerConfig
+
+
+def build(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that a config names, over all parameters of a model; after the model moved to its device."""
+    return SGD(model.parameters(), lr=config.lr) if config.kind == "sgd" else adamw(model, config)
+
+
+@final
+class SGD(torch.optim.Optimizer):
+    """Gradient descent with nothing to it: w - lr * g, the product rounded first, as the lectures write it.
+
+    `torch.optim.SGD` takes product and sum in one step, whose last bit is another.
+    """
+
+    def __init__(self, params: Any, *, lr: float) -> None:
+        """Keeps no state."""
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None  # only for optimizers that evaluate the loss themselves
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter += -group["lr"] * parameter.grad
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -1,11 +1,12 @@
-"""Where a run computes, and in which precision. Several processes (torchrun) are still to come, and
-refused until then.
+"""Where a run computes, in which precision and with how many threads. Several processes (torchrun) are still to
+come, and refused until then.
 
 The only file that asks the machine which devices it has.
 """
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -71,3 +72,27 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+WORTH_SHARING = 200_000_000
+"""The products of a step's forward pass from which on threads gain time on a CPU.
+
+Below, they wait for each other longer than they work: on two busy cores the MLP's step takes 0.7 ms with one thread and
+4.9 ms with two (benchmarks/LOG.md).
+"""
+
+
+@contextmanager
+def fitting_threads(products: int) -> Iterator[None]:
+    """Within, torch computes with one thread on the CPU if the work is too small to share, else with those it has.
+
+    Args:
+        products: of one forward pass, about parameters times targets.
+    """
+    before = torch.get_num_threads()
+    if products < WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

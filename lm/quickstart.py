@@ -274,6 +274,7 @@ def seconds_per_step(config: Config, vocab_size: int, device: torch.device) -> f
 
 def _samples(run_dir: Path, device: torch.device, seed: int) -> Iterator[str]:
     model, tokenizer, _ = load_run(run_dir, device)
+    assert isinstance(tokenizer, bpetok.Tokenizer)  # this run has shards
     for i in range(2):
         prompt = [tokenizer.eot_token]
         ids = generate(model, prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_k=50, seed=seed + i)

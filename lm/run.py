@@ -2,7 +2,8 @@
 
 run/
   config.toml          every setting; paths within the folder are relative to it, so that it can be moved
-  tokenizer.bpetok     a copy of the tokenizer, so that the run can be sampled when the original is gone
+  tokenizer.bpetok     a copy of the tokenizer, so that the run can be sampled when the original is gone;
+  alphabet.json        in its place where the ids are characters or bytes
   metrics.jsonl        the truth: one JSON object a line, for each logged step and each evaluation
   checkpoints/
     step_000500/       see checkpoint.py
@@ -34,6 +35,11 @@ class RunFolder:
     def tokenizer(self) -> Path:
         """The copy of the tokenizer."""
         return self.path / "tokenizer.bpetok"
+
+    @property
+    def alphabet(self) -> Path:
+        """The characters, where ids are characters."""
+        return self.path / "alphabet.json"
 
     @property
     def metrics(self) -> Path:

@@ -1,5 +1,6 @@
 """Samples: ids drawn from a model one by one, and the run they are drawn from, read back."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor
 
 import bpetok
+from bpetok.errors import DataError, UnknownTokenError
+from lm.alphabet import NEWLINE, Alphabet, Vocabulary
 from lm.checkpoint import latest, load
 from lm.config import Config, load_config
-from lm.errors import CheckpointError, require
+from lm.errors import CheckpointError, NonFiniteError, require
 from lm.models import LADDER
-from lm.models.contract import LanguageModel
+from lm.models.contract import PAD, LanguageModel
 from lm.run import RunFolder
 
 
@@ -46,6 +49,7 @@ def generate(
 
     Raises:
         ConfigError: if an argument is out of its range; at the call, not at the first id.
+        NonFiniteError: if the model gives nan.
 
     Source: top-p is Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020), section 3.1.
     """
@@ -66,6 +70,9 @@ def generate(
         try:
             for _ in range(max_new_tokens):
                 logits_V = _next_logits(model, ids)
+                if logits_V.isnan().any():
+                    hint = "the run has diverged: train it again with a lower optimizer.lr"
+                    raise NonFiniteError("sample: the model's logits must be numbers, got nan", hint=hint)
                 id_ = _draw(logits_V, temperature, top_k, top_p, generator)
                 if id_ == stop_id:
                     return
@@ -77,8 +84,86 @@ def generate(
     return draw()
 
 
-def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, bpetok.Tokenizer, Config]:
-    """The model of a run as its latest checkpoint has it, its tokenizer and its settings.
+def write(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    *,
+    prompt: str = "",
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    lines: bool = False,
+    seed: int,
+) -> Iterator[str]:
+    """Text behind a prompt, piece by piece as it is drawn, from the beginning of a document on.
+
+    Args:
+        model: on the device where it is to run.
+        vocabulary: of its ids.
+        prompt: what the document begins with.
+        max_new_tokens: the most ids to draw.
+        temperature: as `generate`; so are `top_k`, `top_p` and `seed`.
+        lines: whether each line is a document by itself (`data.documents`). Then one line follows another until the
+            ids are drawn, each with the prompt and knowing of no other (of a prompt of several lines the model sees the
+            last); else the text ends with its document.
+
+    Raises:
+        DataError: if the prompt has a character that the vocabulary lacks.
+    """
+    separator = end_of_text(vocabulary)
+    ids = vocabulary.encode_ordinary(prompt.rsplit(NEWLINE, 1)[-1] if lines else prompt)
+    start = [separator] if separator is not None else [] if ids else [PAD]
+    stops = lines or isinstance(vocabulary, bpetok.Tokenizer)
+    left = max_new_tokens
+
+    def counted(drawn: Iterator[int]) -> Iterator[int]:
+        nonlocal left
+        for id_ in drawn:
+            left -= 1
+            yield id_
+        left -= 1  # the end was drawn, too
+
+    seeds = torch.Generator().manual_seed(seed)
+    for document in itertools.count():
+        # Neighbouring seeds must not share lines, so the further documents' seeds are drawn.
+        document_seed = int(torch.randint(2**62, (), generator=seeds)) if document else seed
+        drawn = generate(
+            model,
+            [*start, *ids],
+            max_new_tokens=left,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop_id=separator if stops else None,
+            seed=document_seed,
+        )
+        yield prompt
+        yield from vocabulary.decode_stream(counted(drawn))
+        if not lines or left <= 0:
+            return
+        yield NEWLINE
+
+
+def end_of_text(vocabulary: Vocabulary) -> int | None:
+    """The id that stands before a document and behind it: a tokenizer's end-of-text token, an alphabet's newline.
+
+    Returns:
+        None, where the vocabulary has none.
+    """
+    if isinstance(vocabulary, bpetok.Tokenizer):
+        try:
+            return vocabulary.eot_token
+        except UnknownTokenError:
+            return None
+    try:
+        return vocabulary.encode_ordinary(NEWLINE)[0]
+    except DataError:
+        return None
+
+
+def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, Vocabulary, Config]:
+    """The model of a run as its latest checkpoint has it, its vocabulary and its settings.
 
     Args:
         run_dir: a folder that `lm.train` filled.
@@ -94,17 +179,21 @@ def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, 
     if checkpoint is None:
         raise CheckpointError(f"{folder.path}: a run must have a checkpoint, got none", hint="train it first")
     config = load_config(folder.config)
-    tokenizer = bpetok.load(folder.tokenizer)
-    model = LADDER[config.rung].build(config.model, tokenizer.n_vocab)
-    load(checkpoint, model, rung=config.rung, fingerprint=tokenizer.fingerprint)
-    return model.to(device).eval(), tokenizer, config
+    vocabulary = read_vocabulary(folder)
+    model = LADDER[config.rung].build(config.model, vocabulary.n_vocab)
+    load(checkpoint, model, rung=config.rung, fingerprint=vocabulary.fingerprint)
+    return model.to(device).eval(), vocabulary, config
+
+
+def read_vocabulary(folder: RunFolder) -> Vocabulary:
+    """The vocabulary that a run keeps a copy of."""
+    return Alphabet.load(folder.alphabet) if folder.alphabet.exists() else bpetok.load(folder.tokenizer)
 
 
 @torch.inference_mode()
 def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
     window_1T = torch.tensor([ids[-model.context :]], device=next(model.parameters()).device)
-    logits_1TV: Tensor = model(window_1T)
-    return logits_1TV[0, -1].float()
+    return model.next_logits(window_1T)[0].float()
 
 
 @torch.inference_mode()

@@ -12,33 +12,55 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-import bpetok
-import bpetok.shards
 from bpetok.errors import IncompatibleError
 from bpetok.files import write_atomically
-from lm.batches import Batches
-from lm.checkpoint import State, latest, load, rng_state, save, set_rng_state
-from lm.config import Config, config_from_toml, dump_config, load_config, settings
+from lm.alphabet import Alphabet
+from lm.batches import Batches, Draws, checksum, require_same_split
+from lm.checkpoint import State, latest, load, read_state, rng_state, save, set_rng_state
+from lm.config import Config, TextConfig, config_from_toml, dump_config, load_config, settings
+from lm.data import Data, open_data
+from lm.diagnostics import watch
 from lm.errors import CheckpointError, ConfigError, NonFiniteError, Preempted
-from lm.evaluate import Evaluation, evaluate
+from lm.evaluate import Evaluation, evaluate, logits_for
 from lm.loss import count_targets, cross_entropy
 from lm.models import LADDER
 from lm.models.contract import LanguageModel
-from lm.optim import adamw, set_learning_rate
-from lm.parallel import autocast, pick_device, pick_dtype, require_one_process
+from lm.optim import build, set_learning_rate
+from lm.parallel import autocast, fitting_threads, pick_device, pick_dtype, require_one_process
 from lm.prefetch import Prefetch, to_device
 from lm.run import RunFolder, append_metric, cut_metrics, read_metrics
-from lm.schedule import learning_rate
+from lm.sample import write
+from lm.schedule import KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartEvent:
+    """A call of `train` has opened everything.
+
+    Args:
+        rung: of the model.
+        parameters: of the model.
+        vocab_size: the ids of the vocabulary.
+        train_tokens: the ids of the training split.
+        val_tokens: those of the validation split.
+        step: updates that were made before.
+    """
+
+    rung: str
+    parameters: int
+    vocab_size: int
+    train_tokens: int
+    val_tokens: int
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +102,15 @@ class CheckpointEvent:
     path: Path
 
 
-Event = StepEvent | EvalEvent | CheckpointEvent
+@dataclass(frozen=True, kw_only=True)
+class SampleEvent:
+    """The model wrote a text after `step` updates."""
+
+    step: int
+    text: str
+
+
+Event = StartEvent | StepEvent | EvalEvent | CheckpointEvent | SampleEvent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +161,17 @@ def train(
             is damaged.
         IncompatibleError: if tokenizer, shards, checkpoint and config do not belong together.
         CorruptionError: if a file of the shards is not as it was written; all of them are read for that.
-        DataError: if a split has fewer than two ids.
+        DataError: if a split has fewer than two ids, or a text is too short for the model's context.
         NonFiniteError: if loss or gradient are nan or infinite; the weights were not updated.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is saved.
         Preempted: after SIGTERM; the checkpoint is saved.
     """
     run = _open(config, RunFolder(Path(run_dir)), resume=resume, on_event=on_event)
     plan = config.run
-    with _reading_ahead(run), _asked_to_stop() as stopped_by:
+    run.on_event(_start_event(run))
+    rows, context = config.batch.rows, config.model.context
+    products = rows * context * run.model.expected_parameters()
+    with fitting_threads(products), _reading_ahead(run), _asked_to_stop() as stopped_by:
         if run.step == 0:
             _evaluate(run)
         while run.step < plan.steps:
@@ -146,6 +179,8 @@ def train(
             last = run.step == plan.steps or time.perf_counter() - run.started > max_seconds
             if last or run.step % plan.eval_every == 0:
                 _evaluate(run)
+            if plan.sample_every and (last or run.step % plan.sample_every == 0):
+                _sample(run)
             stop = stopped_by[0] if stopped_by and not last else None  # read once: a signal may come at any moment
             if last or stop or run.step % plan.checkpoint_every == 0:
                 _save(run)
@@ -156,18 +191,28 @@ def train(
     return _result(run)
 
 
+def _start_event(run: "_Run") -> StartEvent:
+    return StartEvent(
+        rung=run.config.rung,
+        parameters=run.model.expected_parameters(),
+        vocab_size=run.data.vocabulary.n_vocab,
+        train_tokens=run.data.train.tokens,
+        val_tokens=run.data.val.tokens,
+        step=run.step,
+    )
+
+
 @dataclass(kw_only=True)
 class _Run:
     """The parts of a run while it runs, and how far it has come."""
 
     config: Config
     folder: RunFolder
-    tokenizer: bpetok.Tokenizer
-    shards: bpetok.shards.ShardSet
+    data: Data
     model: LanguageModel
-    forward: Callable[[Tensor], Tensor]  # the model, or its compiled twin over the same weights
+    forward: LanguageModel  # the model, or its compiled twin over the same weights
     optimizer: torch.optim.Optimizer
-    batches: Batches | Prefetch
+    batches: Batches | Draws | Prefetch
     device: torch.device
     dtype: torch.dtype
     on_event: Callable[[Event], None]
@@ -185,25 +230,18 @@ def _open(config: Config, folder: RunFolder, *, resume: bool, on_event: Callable
         message = f"run.compile must be false on run.device = {device.type}, got True"
         raise ConfigError(message, hint="--set run.compile=false")
     checkpoint = _checkpoint_to_resume(folder, resume)
-    if not config.data.tokenizer.is_file():
-        message = f"data.tokenizer must be a file, got {config.data.tokenizer}"
-        raise ConfigError(message, hint="--set data.tokenizer=my.bpetok --set data.shards=shards")
-    tokenizer = bpetok.load(config.data.tokenizer)
-    shards = bpetok.shards.open(config.data.shards)
-    shards.check(tokenizer)
-    shards.verify()  # what was altered on the way here is found before a run, not after it
+    data = open_data(config)
     torch.manual_seed(config.run.seed)
     # Drawn on the CPU and moved, so that every device begins with the same weights.
-    model = LADDER[config.rung].build(config.model, tokenizer.n_vocab).to(device)
+    model = LADDER[config.rung].build(config.model, data.vocabulary.n_vocab).to(device)
     run = _Run(
         config=config,
         folder=folder,
-        tokenizer=tokenizer,
-        shards=shards,
+        data=data,
         model=model,
-        forward=torch.compile(model) if config.run.compile else model,
-        optimizer=adamw(model, config.optimizer),
-        batches=Batches(shards.train, rows=config.batch.rows, context=config.model.context, seed=config.run.seed),
+        forward=cast("LanguageModel", torch.compile(model)) if config.run.compile else model,
+        optimizer=build(model, config.optimizer),
+        batches=open_batches(config, data),
         device=device,
         dtype=dtype,
         on_event=on_event or (lambda event: None),
@@ -227,11 +265,14 @@ def _checkpoint_to_resume(folder: RunFolder, resume: bool) -> Path | None:
 
 
 def _resume(run: _Run, checkpoint: Path) -> None:
-    fingerprint = run.tokenizer.fingerprint
+    # The settings first: their names say more than those of tensors.
+    begun_with = config_from_toml(read_state(checkpoint).config, where=str(checkpoint))
+    _require_same_run(run.config, begun_with, checkpoint)
+    fingerprint = run.data.vocabulary.fingerprint
     state = load(checkpoint, run.model, run.optimizer, rung=run.config.rung, fingerprint=fingerprint)
-    _require_same_run(run.config, config_from_toml(state.config, where=str(checkpoint)), checkpoint)
-    context = run.config.model.context
-    run.batches = Batches.from_state(run.shards.train, state.batches, rows=run.config.batch.rows, context=context)
+    run.batches = open_batches(run.config, run.data, state.batches)
+    val = checksum(run.data.val)
+    require_same_split({"val_checksum": val, **state.batches}, val_checksum=val)
     run.step, run.tokens = state.step, state.tokens
     cut_metrics(run.folder, run.step)
     if not any(line["event"] == "eval" for line in read_metrics(run.folder)):  # the log was lost
@@ -239,13 +280,37 @@ def _resume(run: _Run, checkpoint: Path) -> None:
     set_rng_state(state.rng)
 
 
+def open_batches(config: Config, data: Data, cursor: Mapping[str, int] | None = None) -> Batches | Draws:
+    """The batches of a run.
+
+    Args:
+        config: the run.
+        data: what it reads.
+        cursor: where they go on, from a checkpoint; None from the beginning. Draws begin where torch's global
+            generator stands, so the model must just have been built.
+
+    Raises:
+        IncompatibleError: if the cursor is of another split, context or number of rows.
+    """
+    rows, context = config.batch.rows, config.model.context
+    if config.batch.order == "draws":
+        if cursor is None:
+            return Draws(data.train, rows=rows, context=context)
+        return Draws.from_state(data.train, cursor, rows=rows, context=context)
+    if cursor is None:
+        return Batches(data.train, rows=rows, context=context, seed=config.run.seed)
+    return Batches.from_state(data.train, cursor, rows=rows, context=context)
+
+
 def _require_same_run(config: Config, begun_with: Config, checkpoint: Path) -> None:
     """Nothing that decides the weights may change but the device: a resumed run is the same run."""
     began, now = settings(begun_with), settings(config)
     names = [name for name in sorted(began.keys() | now.keys()) if not name.startswith(("data.", "run."))]
-    for name in [*names, "run.seed", "run.dtype"]:
+    for name in ["model.rung", *names, "run.seed", "run.dtype"]:
         _require_equal(name, began.get(name), now.get(name), checkpoint)
-    # With no schedule.decay_steps, another number of steps is another learning rate at each.
+    # With no schedule.decay_steps, another number of steps is another learning rate at each, unless it never changes.
+    if config.schedule.min_lr == config.optimizer.lr and config.schedule.kind == "drop":
+        return
     _require_equal("the step at which the rate is lowest", begun_with.decay_steps, config.decay_steps, checkpoint)
 
 
@@ -256,14 +321,17 @@ def _require_equal(name: str, began: object, now: object, checkpoint: Path) -> N
 
 
 def _write_settings(run: _Run) -> None:
-    """The config, unless it lies there already; the tokenizer; an empty log, where the run begins."""
+    """The config, a resumed run's with what was changed; the vocabulary; an empty log, where the run begins."""
     folder, config = run.folder, run.config
     folder.path.mkdir(parents=True, exist_ok=True)
-    if config.data.tokenizer != folder.tokenizer.resolve():
-        run.tokenizer.save(folder.tokenizer)
+    vocabulary = run.data.vocabulary
+    if isinstance(vocabulary, Alphabet):
+        vocabulary.save(folder.alphabet)
+    elif config.data.tokenizer != folder.tokenizer.resolve():
+        vocabulary.save(folder.tokenizer)
         data = dataclasses.replace(config.data, tokenizer=folder.tokenizer)
         config = dataclasses.replace(config, data=data)
-    if not folder.config.exists():
+    if not folder.config.exists() or run.step > 0:
         write_atomically(folder.config, dump_config(config, folder.path).encode())
     elif run.step == 0 and load_config(folder.config) not in (config, run.config):
         message = f"{folder.config}: a new run's folder must not hold another run's settings"
@@ -288,7 +356,7 @@ _READ_AHEAD_ON = ("cuda",)  # on the CPU the thread would take the time from the
 def _take_step(run: _Run) -> None:
     """One update of the weights, from `accumulation` micro batches."""
     schedule, optimizer = run.config.schedule, run.config.optimizer
-    rate = learning_rate(
+    rate = KINDS[schedule.kind](
         run.step,
         peak=optimizer.lr,
         floor=schedule.min_lr,
@@ -296,14 +364,21 @@ def _take_step(run: _Run) -> None:
         decay_steps=run.config.decay_steps,
     )
     set_learning_rate(run.optimizer, rate)
-    loss, tokens = _accumulate(run)
-    # An infinite limit clips nothing and still gives the norm.
-    limit = optimizer.grad_clip or math.inf
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit).item()
-    _require_finite(run, loss=loss, grad_norm=norm)
-    run.optimizer.step()
+    plan, number = run.config.run, run.step + 1
+    every = plan.diagnose_every
+    diagnosed = every > 0 and (number in (1, plan.steps) or number % every == 0)
+    with watch(run.model) if diagnosed else nullcontext() as watching:
+        loss, tokens = _accumulate(run, run.model if diagnosed else run.forward)
+        # An infinite limit clips nothing and still gives the norm.
+        limit = optimizer.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit).item()
+        _require_finite(run, loss=loss, grad_norm=norm)
+        run.optimizer.step()
+        diagnosis = watching.diagnose() if watching else None
     run.step += 1
     run.tokens += tokens
+    if diagnosis:
+        append_metric(run.folder, {"event": "diagnostics", "step": run.step, **diagnosis.to_json()})
     seconds = time.perf_counter() - run.started
     event = StepEvent(
         step=run.step,
@@ -320,7 +395,7 @@ def _take_step(run: _Run) -> None:
     run.on_event(event)
 
 
-def _accumulate(run: _Run) -> tuple[float, int]:
+def _accumulate(run: _Run, forward: LanguageModel) -> tuple[float, int]:
     """The step's mean loss and its number of targets; leaves that loss's gradient on the parameters.
 
     The count of the whole step is known before the first backward pass, so every target weighs the same.
@@ -332,7 +407,7 @@ def _accumulate(run: _Run) -> tuple[float, int]:
     for batch in micro_batches:
         inputs_BT, targets_BT = to_device(batch, run.device)
         with autocast(run.device, run.dtype):
-            loss = cross_entropy(run.forward(inputs_BT), targets_BT, count=tokens)
+            loss = cross_entropy(logits_for(forward, inputs_BT, targets_BT), targets_BT, count=tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total.item(), tokens
@@ -349,11 +424,23 @@ def _require_finite(run: _Run, **figures: float) -> None:
             )
 
 
+def _require_finite_weights(run: _Run) -> None:
+    """A finite gradient times a huge rate may still overflow; such weights are neither shown nor saved."""
+    for name, parameter in run.model.named_parameters():
+        if not parameter.isfinite().all():
+            saved = latest(run.folder.checkpoints)
+            raise NonFiniteError(
+                f"train: {name} must be finite, got nan or inf after step {run.step}",
+                hint="lower optimizer.lr" + (f"; the last checkpoint is {saved.name}" if saved else ""),
+            )
+
+
 def _evaluate(run: _Run) -> None:
+    _require_finite_weights(run)
     evaluation = evaluate(
         run.model,
-        run.shards.val,
-        token_bytes=run.tokenizer.token_byte_lengths(),
+        run.data.val,
+        token_bytes=run.data.vocabulary.token_byte_lengths(),
         rows=run.config.batch.rows,
         batches=run.config.run.eval_batches,
         dtype=run.dtype,
@@ -362,14 +449,28 @@ def _evaluate(run: _Run) -> None:
     run.on_event(EvalEvent(step=run.step, evaluation=evaluation))
 
 
+def _sample(run: _Run) -> None:
+    _require_finite_weights(run)
+    lines = isinstance(run.config.data, TextConfig) and run.config.data.documents == "lines"
+    drawn = write(run.model, run.data.vocabulary, max_new_tokens=SAMPLE_IDS, lines=lines, seed=run.config.run.seed)
+    text = "".join(drawn)
+    append_metric(run.folder, {"event": "sample", "step": run.step, "text": text})
+    run.on_event(SampleEvent(step=run.step, text=text))
+
+
+SAMPLE_IDS = 200
+"""How long the samples of the log are, in ids."""
+
+
 def _save(run: _Run) -> None:
+    _require_finite_weights(run)
     state = State(
         step=run.step,
         tokens=run.tokens,
         rung=run.config.rung,
-        fingerprint=run.tokenizer.fingerprint,
+        fingerprint=run.data.vocabulary.fingerprint,
         config=dump_config(run.config),
-        batches=run.batches.state(),
+        batches={**run.batches.state(), "val_checksum": checksum(run.data.val)},
         rng=rng_state(),
     )
     keep = run.config.run.keep_checkpoints

@@ -30,11 +30,21 @@ WITH_EXAMPLES = {
     "bpetok.tokenizer",
     "bpetok.training",
     "bpetok.vocab",
+    "lm.alphabet",
+    "lm.autograd",
     "lm.batches",
     "lm.config",
+    "lm.drawing",
+    "lm.examples",
+    "lm.microgpt",
     "lm.models",
+    "lm.models.attention",
     "lm.models.bigram",
     "lm.models.gpt2",
+    "lm.models.layers",
+    "lm.moons",
+    "lm.ngram",
+    "lm.schedule",
 }
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lm.figures import read_rows, table
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -28,9 +30,12 @@ def test_the_first_example_has_twelve_lines_and_runs_without_any_network(tmp_pat
 
 
 @pytest.mark.parametrize("number", range(1, len(PYTHON_EXAMPLES)))
-def test_every_further_example_runs(number: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if "cl100k_base" in PYTHON_EXAMPLES[number]:
-        request.getfixturevalue("data")  # OpenAI's files are there
+def test_every_further_example_runs(
+    number: int, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "cl100k_base" in PYTHON_EXAMPLES[number] or "names.txt" in PYTHON_EXAMPLES[number]:
+        folder = request.getfixturevalue("data")  # OpenAI's files and the lectures' texts are there
+        monkeypatch.setenv("BPETOK_DATA", str(folder))
     run_python(PYTHON_EXAMPLES[number], tmp_path)
 
 
@@ -42,16 +47,35 @@ def test_the_two_commands_are_those_that_ci_takes_from_here() -> None:
 
 def test_the_commands_of_the_road_run(tmp_path: Path) -> None:
     road = next(block for block in SHELL_EXAMPLES if block.startswith("bpetok train"))
+    assert "lm train shakespeare-bpe-cpu " in road
+    road = road.replace("-o runs/gpt", "-o runs/gpt --set run.steps=20 --set schedule.warmup_steps=5")
+    out = run_shell(road, tmp_path)
+    assert "hello world\n" in out and "Once upon a time" in out
+
+
+def test_the_commands_of_the_ladder_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BPETOK_DATA", str(data))
+    (tmp_path / "corpus.txt").write_text(README)
+    ladder = next(block for block in SHELL_EXAMPLES if block.startswith("lm train"))
+    out = run_shell(ladder.replace("run.steps=2000", "run.steps=100"), tmp_path)
+    assert "report.html\n" in out and "| bigram (counts) | 729 | 2.4540 |" in out
+
+
+def test_the_table_of_the_ladder_is_that_of_its_results() -> None:
+    found = re.search(r"<!-- the ladder's table: (\S+) -->\n(.*?)\n<!-- end of the table -->", README, re.S)
+    assert found
+    assert found[2] == table(read_rows(ROOT / found[1]))
+
+
+def run_shell(script: str, tmp_path: Path) -> str:
     folder = tmp_path / "bin"
     folder.mkdir()
     for program in ("bpetok", "lm"):
         (folder / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {program} "$@"\n')
         (folder / program).chmod(0o755)
     (tmp_path / "corpus.txt").write_text("\n".join(README.splitlines() * 3))
-    assert "lm train shakespeare-bpe-cpu " in road
-    road = road.replace("-o runs/gpt", "-o runs/gpt --set run.steps=20 --set schedule.warmup_steps=5")
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", road],
+        ["bash", "-euo", "pipefail", "-c", script],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
@@ -59,7 +83,7 @@ def test_the_commands_of_the_road_run(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "hello world\n" in done.stdout and "Once upon a time" in done.stdout
+    return done.stdout
 
 
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -4,9 +4,9 @@
 light: torch is imported only when a rung's `config` or `model` is asked for.
 
 >>> list(LADDER)
-['bigram', 'gpt2']
+['bigram', 'mlp', 'batchnorm', 'wavenet', 'dilated', 'bow', 'rnn', 'gru', 'attention', 'gpt2']
 >>> LADDER["gpt2"].adds
-'attention, depth and the published GPT-2'
+'the published GPT-2, at any size'
 """
 
 from __future__ import annotations
@@ -46,6 +46,14 @@ class Rung:
 
 LADDER = {
     "bigram": Rung(module="lm.models.bigram", model_name="Bigram", adds="a loss, a gradient, an optimizer"),
-    "gpt2": Rung(module="lm.models.gpt2", model_name="GPT2", adds="attention, depth and the published GPT-2"),
+    "mlp": Rung(module="lm.models.mlp", model_name="MLP", adds="a window of ids, their vectors, a hidden layer"),
+    "batchnorm": Rung(module="lm.models.batchnorm", model_name="BatchNormMLP", adds="normalisation over the batch"),
+    "wavenet": Rung(module="lm.models.wavenet", model_name="WaveNet", adds="depth: a tree over a longer window"),
+    "dilated": Rung(module="lm.models.dilated", model_name="DilatedWaveNet", adds="the tree, shared along a row"),
+    "bow": Rung(module="lm.models.bow", model_name="BagOfWords", adds="the whole row, as an average"),
+    "rnn": Rung(module="lm.models.rnn", model_name="RNN", adds="order, by a state that is carried along"),
+    "gru": Rung(module="lm.models.rnn", model_name="GRU", adds="gates, so that the state keeps what it needs"),
+    "attention": Rung(module="lm.models.attention", model_name="Transformer", adds="averages whose weights are learnt"),
+    "gpt2": Rung(module="lm.models.gpt2", model_name="GPT2", adds="the published GPT-2, at any size"),
 }
 """Every rung by its name, from the lowest up."""

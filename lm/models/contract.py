@@ -3,6 +3,7 @@
 A tensor's name ends in its shape:
 
     B batch   T time   C width   H heads   D head size   V vocab   L layers
+    W window  N examples, each for itself   E width of an embedding   H hidden units, where there are no heads
 
 so `q_BHTD` is (batch, heads, time, head size). A model is tensors in, tensors out: it knows no file, no
 tokenizer and no optimizer. `tests/lm/models/test_contract.py` holds every rung in `LADDER` against what is
@@ -13,9 +14,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.errors import require
+
+PAD = 0
+"""The id that fills a window up on the left, where a row has begun only just before."""
 
 
 class RungConfig(Protocol):
@@ -29,6 +34,8 @@ class RungConfig(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class FirstLoss:
     """The loss that untrained weights must show on at least 500 uniform random ids.
+
+    It is derived for sums of many terms: for widths of some tens, and windows and vocabularies of more than a few.
 
     Args:
         nats: the expected loss, in nats per token.
@@ -70,6 +77,13 @@ class LanguageModel(nn.Module, ABC):
             ConfigError: if T is longer than the context.
         """
 
+    def next_logits(self, ids_BT: Tensor) -> Tensor:
+        """logits_BV: the logits of the id behind each row, the last row of `forward`; rungs that can leave out the
+        others do.
+        """
+        logits_BTV: Tensor = self(ids_BT)
+        return logits_BTV[:, -1]
+
     @abstractmethod
     def expected_parameters(self) -> int:
         """The number of parameters, by the formula in the rung's docstring."""
@@ -86,3 +100,29 @@ class LanguageModel(nn.Module, ABC):
         """
         time = ids_BT.shape[1]
         require(time <= self.context, f"{type(self).__name__}: T", f"at most the context of {self.context}", time)
+
+
+class WindowModel(LanguageModel, ABC):
+    """A rung that predicts from a window of W = `window` ids, the last W, filled up on the left with `PAD`.
+
+    In training by `forward` every position of a row is such a window, those behind a short document too: they have no
+    target, but BatchNorm counts them in. The lectures train otherwise, on windows drawn
+    from all of the text: `next_logits`, whose rows are the windows, is theirs.
+    """
+
+    @abstractmethod
+    def predict(self, windows_NW: Tensor) -> Tensor:
+        """logits_NV: of the id behind each of N windows."""
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """logits_BTV: each position's left window, predicted from by itself."""
+        self.require_fits(ids_BT)
+        batch, time = ids_BT.shape
+        windows_BTW = F.pad(ids_BT, (self.window - 1, 0), value=PAD).unfold(1, self.window, 1)
+        return self.predict(windows_BTW.reshape(batch * time, self.window)).view(batch, time, -1)
+
+    def next_logits(self, ids_BT: Tensor) -> Tensor:
+        """logits_BV: from the last window of each row alone."""
+        self.require_fits(ids_BT)
+        missing = self.window - ids_BT.shape[1]
+        return self.predict(F.pad(ids_BT, (missing, 0), value=PAD))  # a negative padding cuts off

@@ -101,11 +101,12 @@ class Feedforward(nn.Module):
         """Weights as torch draws them; `GPT2` draws them anew."""
         super().__init__()
         self.expand = nn.Linear(config.width, 4 * config.width)
+        self.gelu = nn.GELU(approximate="tanh")
         self.project = nn.Linear(4 * config.width, config.width)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """x_BTC after the two layers, before the residual sum."""
-        y_BTC: Tensor = self.project(F.gelu(self.expand(x_BTC), approximate="tanh"))
+        y_BTC: Tensor = self.project(self.gelu(self.expand(x_BTC)))
         return y_BTC
 
 

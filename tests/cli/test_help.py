@@ -70,7 +70,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, furnish, tok, data) -> Pa
     tok.save(folder / "ranks.tiktoken")
     tok.save(folder / "minbpe.model")
     bigram = (Path(cli.__file__).parents[1] / "lm" / "configs" / "02-bigram.toml").read_text()
-    (folder / "gpt.toml").write_text(bigram.replace('"bigram"', '"gpt2"\nlayers = 1\nheads = 2\nwidth = 16'))
+    gpt = bigram.replace('"bigram"', '"gpt2"\nlayers = 1\nheads = 2\nwidth = 16')
+    (folder / "gpt.toml").write_text(gpt.replace('"tinyshakespeare.txt"', '"my.txt"\nalphabet = "bytes"'))
     (folder / "bin").mkdir()
     for program in ("bpetok", "lm"):
         (folder / "bin" / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {program} "$@"\n')
@@ -78,7 +79,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, furnish, tok, data) -> Pa
     return folder
 
 
-SHORT = {"lm quickstart": " --minutes 0.01", "lm train": " --set run.steps=20 --set run.eval_batches=2"}
+SHORT = {
+    "lm quickstart": " --minutes 0.01",
+    "lm train": " --set run.steps=20 --set run.eval_batches=2",
+    "lm find-lr": " --steps 20",
+    "lm ladder": " --only counts",
+}
 
 
 def shortened(example: str) -> str:
@@ -122,7 +128,14 @@ def test_the_examples_of_one_command_run(example: str, workshop: Path, tmp_path:
     assert done.out or "-o " in example
 
 
-LONG = ("lm quickstart", "lm sample", "lm train")  # tests/test_readme.py walks the same road every time
+LONG = (
+    "lm quickstart",
+    "lm sample",
+    "lm train",
+    "lm report",
+    "lm find-lr",
+    "lm ladder --only",
+)  # tests/test_readme.py walks the same road every time
 
 
 def by_shell() -> list[object]:
@@ -131,7 +144,15 @@ def by_shell() -> list[object]:
 
 
 @pytest.mark.parametrize("example", by_shell())
-def test_the_examples_in_the_help_run(example: str, workshop: Path, tmp_path: Path) -> None:
+def test_the_examples_in_the_help_run(
+    example: str,
+    workshop: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if example.startswith(("lm find-lr 03", "lm train 03", "lm ladder")):
+        monkeypatch.setenv("BPETOK_DATA", str(request.getfixturevalue("data")))
     if not example.startswith("lm "):  # these write over what others read; those are slow, and share their runs
         workshop = Path(shutil.copytree(workshop, tmp_path / "workshop"))
     path = f"{workshop / 'bin'}:{os.environ['PATH']}"

@@ -104,7 +104,8 @@ def test_what_does_not_belong_together_is_exit_code_5(call, project) -> None:
         (["train", "gone.toml"], 2, "gone.toml: must be a file"),
         (["sample", "books"], 1, "a run must have a checkpoint"),
         (["quickstart", "corpus.txt", "--minutes", "nan"], 2, "minutes must be above 0"),
-        (["train", "02-bigram"], 2, "data.tokenizer must be a file, got "),
+        (["train", "shakespeare-bpe-cpu", "--set", "data.shards=s"], 2, "data.tokenizer must be a file, got "),
+        (["train", "mlp"], 2, "did you mean 03-mlp?"),
         (["train", "03-nope"], 2, "must be a file, a run's folder or one of 02-bigram"),
         (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
     ],
@@ -207,3 +208,34 @@ def test_quickstart_goes_on_after_an_interrupt_in_any_stage(run, folder) -> None
     steps = steps_of(folder / "run")
     assert steps == list(range(1, len(steps) + 1))
     shutil.rmtree(folder / "run")
+
+
+def test_a_page_and_pictures_of_a_run_and_their_paths_on_stdout(call, folder) -> None:
+    (folder / "words.txt").write_text("".join(f"word{n}\n" for n in range(40)))
+    keys = ("data.text=words.txt", "run.steps=6", "run.eval_every=3", "model.hidden=8", "run.device=cpu")
+    settings = [part for key in keys for part in ("--set", key)]
+    assert call("lm", "train", "03-mlp", "-o", "r", "-q", *settings, cwd=folder).code == 0
+    done = call("lm", "report", "r", "--png", cwd=folder)
+    assert (done.code, done.text.split()) == (0, ["r/report.html", "r/loss.png", "r/diagnostics.png"])
+    page = (folder / "r" / "report.html").read_text(encoding="utf-8")
+    assert "Next-token probabilities" in page and "Diagnostics" in page
+    assert call("lm", "report", "r", "-o", "a.html", cwd=folder).text.split() == ["a.html"]
+
+
+def test_a_run_says_what_it_trains_and_when_it_has_diverged(call, folder) -> None:
+    (folder / "words.txt").write_text("".join(f"word{n}\n" for n in range(40)))
+    keys = ("data.text=words.txt", "run.steps=5", "optimizer.lr=300.0", "model.hidden=8", "run.sample_every=0")
+    settings = [part for key in keys for part in ("--set", key)]
+    done = call("lm", "train", "04-kaiming", "-o", "d", *settings, cwd=folder)
+    assert done.code == 0 and "mlp: 533 parameters, 15 ids in the vocabulary, " in done.err
+    assert "the loss is above that of the untrained model: lower optimizer.lr" in done.err
+
+
+def test_rates_are_tried_and_the_lowest_loss_is_marked(call, folder) -> None:
+    (folder / "words.txt").write_text("".join(f"word{n}\n" for n in range(40)))
+    args = ("lm", "find-lr", "03-mlp", "--set", "data.text=words.txt", "--steps", "40")
+    done = call(*args, cwd=folder)
+    assert done.code == 0 and len(done.text.splitlines()) == 20 and done.text.count("the lowest") == 1
+    trials = call(*args, "--json", cwd=folder).json["trials"]
+    assert len(trials) == 40 and trials[0]["rate"] == pytest.approx(1e-3) and trials[-1]["rate"] == pytest.approx(1.0)
+    assert call(*args, "--low", "1", "--high", "0.1", cwd=folder).code == 2

@@ -1,7 +1,9 @@
 """What the tests of lm share: a split in memory, a small tokenizer with its shards, a small run."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +13,26 @@ from numpy.typing import NDArray
 import bpetok
 import bpetok.shards
 from lm.config import BatchConfig, Config, DataConfig, OptimizerConfig, RunConfig, ScheduleConfig
+from lm.models.attention import TransformerConfig
+from lm.models.batchnorm import BatchNormMLPConfig
 from lm.models.bigram import BigramConfig
+from lm.models.bow import BagOfWordsConfig
+from lm.models.dilated import DilatedWaveNetConfig
 from lm.models.gpt2 import GPT2Config
+from lm.models.mlp import MLPConfig
+from lm.models.rnn import GRUConfig, RNNConfig
+from lm.models.wavenet import WaveNetConfig
 
 MODELS = {
     "bigram": BigramConfig(context=8),
+    "mlp": MLPConfig(context=8, window=3, embedding=4, hidden=16, init="kaiming"),
+    "batchnorm": BatchNormMLPConfig(context=8, window=3, embedding=4, hidden=16),
+    "wavenet": WaveNetConfig(context=8, levels=2, embedding=4, hidden=16),
+    "dilated": DilatedWaveNetConfig(context=8, levels=2, embedding=4, hidden=16),
+    "bow": BagOfWordsConfig(context=8, width=16, hidden=16),
+    "rnn": RNNConfig(context=8, embedding=8, hidden=16),
+    "gru": GRUConfig(context=8, embedding=8, hidden=16),
+    "attention": TransformerConfig(context=8, layers=1, heads=2, width=16, dropout=0.1),
     "gpt2": GPT2Config(context=8, layers=2, heads=2, width=16, dropout=0.1),
 }
 
@@ -24,6 +41,15 @@ MODELS = {
 def _one_thread() -> None:
     """The models here are too small to share out; threads would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def texts() -> Path:
+    """The folder of names.txt and tinyshakespeare.txt."""
+    folder = Path(os.environ.get("BPETOK_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    if not (folder / "names.txt").is_file():
+        pytest.skip(f"needs the lectures' texts: {folder}/names.txt is not there; BPETOK_DATA names the folder")
+    return folder
 
 
 @dataclasses.dataclass(frozen=True)

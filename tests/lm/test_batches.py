@@ -14,9 +14,10 @@ import bpetok.shards
 from bpetok.errors import DataError, IncompatibleError
 from bpetok.shards import layout
 from bpetok.shards.manifest import MANIFEST
-from lm.batches import IGNORE, Batches, _mix, count_blocks, document_mask, documents_of, in_order, shuffled
+from lm.batches import IGNORE, Batches, Draws, _mix, count_blocks, document_mask, documents_of, in_order, shuffled
 from lm.config import DataConfig
 from lm.errors import ConfigError
+from lm.examples import Lines, Windows
 
 SplitOf = Callable[..., object]
 
@@ -270,3 +271,145 @@ def test_behind_the_end_of_the_text_no_position_changes_what_a_target_may_read(s
 def test_an_end_of_text_that_stands_elsewhere_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"batches: stands must be before or after, got 'between'"):
         documents_of(torch.tensor([[1]]), end_of_text=1, stands="between")
+
+
+# ---- rows drawn with repetition, and rows that a split cuts itself ---------------------------------------------------
+
+
+class Numbers:
+    """A split of N rows that are their own numbers; it knows by itself how it is cut."""
+
+    def __init__(self, count: int) -> None:
+        self.count = self.tokens = count
+
+    def cut(self, context: int) -> "Numbers":
+        return self
+
+    def stack(self, places: list[int], rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        ids_B1 = torch.tensor(list(places) + [IGNORE] * (rows - len(places)))[:, None]
+        return ids_B1, ids_B1
+
+
+def places_of(batches: Batches | Draws, steps: int) -> list[list[int]]:
+    return [next(batches)[0].flatten().tolist() for _ in range(steps)]
+
+
+@given(count=st.integers(1, 300), rows=st.integers(1, 40), seed=st.integers(0, 2**40), skipped=st.integers(0, 7))
+def test_draws_are_the_numbers_that_randint_gives_where_the_generator_stands(
+    count: int, rows: int, seed: int, skipped: int
+) -> None:
+    torch.manual_seed(seed)
+    torch.randn(skipped)
+    draws = Draws(Numbers(count), rows=rows, context=1)
+    expected = [torch.randint(0, count, (rows,)).tolist() for _ in range(5)]
+    assert places_of(draws, 5) == expected
+
+
+def test_draws_leave_the_global_generator_alone_and_are_left_alone_by_it() -> None:
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    draws = Draws(Numbers(50), rows=4, context=1)
+    first = places_of(draws, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    again = Draws(Numbers(50), rows=4, context=1)
+    torch.randn(100)
+    assert places_of(again, 2) == first and places_of(again, 2) == places_of(draws, 2) != first
+
+
+@given(count=st.integers(1, 2**33), rows=st.integers(1, 40), made=st.integers(0, 30), seed=st.integers(0, 2**40))
+@example(count=182_625, rows=32, made=30, seed=2147483647)
+@example(count=2**33, rows=7, made=3, seed=1)  # more than 32 bits: each number takes two draws
+def test_resumed_draws_go_on_with_the_very_next_batch(count: int, rows: int, made: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    draws = Draws(Numbers(count), rows=rows, context=1)
+    places_of(draws, made)
+    saved = json.loads(json.dumps(draws.state()))
+    torch.randn(3)
+    torch.manual_seed(seed)  # as the building of the model leaves it
+    resumed = Draws.from_state(Numbers(count), saved, rows=rows, context=1)
+    assert resumed.state() == saved
+    assert places_of(resumed, 4) == places_of(draws, 4)
+    assert resumed.state() == draws.state()
+
+
+def test_draws_are_even_and_miss_a_third_of_the_rows_in_an_epochs_worth() -> None:
+    torch.manual_seed(1)
+    places = [place for batch in places_of(Draws(Numbers(1000), rows=100, context=1), 100) for place in batch]
+    # After n draws of n rows a share of 1/e = .368 was never drawn; four standard deviations are .04.
+    assert len(set(places[:1000])) / 1000 == pytest.approx(1 - 0.368, abs=0.04)
+    counts = Counter(place // 100 for place in places)
+    assert all(abs(counts[tenth] - 1000) < 4 * 30 for tenth in range(10))
+
+
+@pytest.mark.parametrize(("name", "value"), [("rows", 3), ("context", 2), ("tokens", 51), ("checksum", 7)])
+def test_a_cursor_of_other_draws_is_refused(name: str, value: int) -> None:
+    state = {**Draws(Numbers(50), rows=4, context=1).state(), name: value}
+    with pytest.raises(IncompatibleError, match=rf"batches: {name} must be the saved {value}, got "):
+        Draws.from_state(Numbers(50), state, rows=4, context=1)
+
+
+def test_draws_of_no_rows_and_of_no_targets_are_refused(split_of: SplitOf) -> None:
+    with pytest.raises(ConfigError, match=r"batches: rows must be at least 1, got 0"):
+        Draws(Numbers(3), rows=0, context=1)
+    with pytest.raises(DataError, match=r"split.tokens must be at least 2, got 1"):
+        Draws(split_of([5]), rows=1, context=1)
+
+
+def test_blocks_can_be_drawn_too(split_of: SplitOf) -> None:
+    torch.manual_seed(0)
+    draws = Draws(split_of(range(100, 111)), rows=30, context=4)
+    inputs_BT, targets_BT = next(draws)
+    rows = set(zip(map(tuple, inputs_BT.tolist()), map(tuple, targets_BT.tolist()), strict=True))
+    assert rows == {
+        ((100, 101, 102, 103), (101, 102, 103, 104)),
+        ((104, 105, 106, 107), (105, 106, 107, 108)),
+        ((108, 109, 0, 0), (109, 110, IGNORE, IGNORE)),
+    }
+    assert iter(draws) is draws
+
+
+@given(count=st.integers(1, 30), group=GROUPS, seed=st.integers(0, 99))
+def test_rows_that_a_split_cuts_itself_come_once_an_epoch_for_all_processes_together(
+    count: int, group: tuple[int, int], seed: int
+) -> None:
+    rows, world_size = group
+    ranks = processes(Numbers(count), group, 1, seed)
+    steps = -(-2 * count // (rows * world_size))
+    taken = [place for _ in range(steps) for rank in ranks for place in places_of(rank, 1)[0]]
+    assert sorted(taken[:count]) == sorted(taken[count : 2 * count]) == list(range(count))
+
+
+def test_rows_that_a_split_cuts_itself_come_in_order_and_the_last_batch_is_filled_up() -> None:
+    batches = [inputs_B1.flatten().tolist() for inputs_B1, _ in in_order(Numbers(5), rows=2, context=1, batches=9)]
+    assert batches == [[0, 1], [2, 3], [4, IGNORE]]
+    assert len(list(in_order(Numbers(5), rows=2, context=1, batches=2))) == 2
+
+
+DOCUMENTS = [[1, 2], [3], [4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Lines(DOCUMENTS, separator=0),  # as many ids, and the same ones, in other rows
+        Windows([[2, 1], *DOCUMENTS[1:]], window=3, separator=0),
+        Windows(DOCUMENTS, window=2, separator=0),
+    ],
+    ids=["lines", "another text", "another window"],
+)
+@pytest.mark.parametrize("kind", [Batches, Draws])
+def test_a_cursor_of_as_many_ids_of_another_text_is_refused(
+    kind: type[Batches | Draws], other: Lines | Windows
+) -> None:
+    split = Windows(DOCUMENTS, window=3, separator=0)
+    assert other.tokens == split.tokens
+    state = Draws(split, rows=2, context=4).state() | {"seed": 0}
+    assert kind.from_state(split, state, rows=2, context=4).state().items() <= state.items()
+    with pytest.raises(IncompatibleError, match=r"batches: checksum must be the saved \d+, got \d+"):
+        kind.from_state(other, state, rows=2, context=4)
+
+
+def test_a_cursor_of_shards_from_before_there_were_checksums_still_holds(split_of: SplitOf) -> None:
+    state = Batches(split_of(range(9)), rows=1, context=2, seed=4).state()
+    assert state.pop("checksum") == 0
+    assert Batches.from_state(split_of(range(9)), state, rows=1, context=2).state() == {**state, "checksum": 0}

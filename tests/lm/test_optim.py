@@ -4,7 +4,7 @@ import torch
 from lm.config import OptimizerConfig
 from lm.models.bigram import Bigram, BigramConfig
 from lm.models.gpt2 import GPT2, GPT2Config
-from lm.optim import adamw, set_learning_rate
+from lm.optim import SGD, adamw, build, set_learning_rate
 
 CONFIG = OptimizerConfig(lr=0.5, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.1)
 
@@ -45,3 +45,50 @@ def test_a_new_rate_holds_for_every_group() -> None:
 
 def test_the_update_is_the_fused_one_since_mkls_square_roots_differ_between_runs() -> None:
     assert adamw(Bigram(BigramConfig(context=4), 5), CONFIG).defaults["fused"] is True
+
+
+# ---- plain descent ---------------------------------------------------------------------------------------------------
+
+
+def test_plain_descent_is_the_lectures_line_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(2000), torch.randn(2000)
+    found, twin = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    found.grad = twin.grad = gradient
+    expected = start.clone()
+    for _ in range(3):
+        SGD([found], lr=0.1).step()
+        torch.optim.SGD([twin], lr=0.1).step()
+        expected += -0.1 * gradient
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(twin.detach(), expected)
+
+
+def test_plain_descent_keeps_nothing_decays_nothing_and_leaves_alone_what_has_no_gradient() -> None:
+    config = OptimizerConfig(kind="sgd", lr=0.5, weight_decay=0.9, grad_clip=0.0)
+    model = GPT2(GPT2Config(context=4, layers=1, heads=1, width=8), 10)
+    optimizer = build(model, config)
+    assert isinstance(optimizer, SGD)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    optimizer.step()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    model(torch.tensor([[1, 2, 3]]))[0, 0, 0].backward()
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name] + -0.5 * parameter.grad), name
+    assert not optimizer.state and all(len(group["params"]) == len(before) for group in optimizer.param_groups)
+
+
+def test_a_new_rate_holds_for_plain_descent() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.0]))
+    optimizer = SGD([parameter], lr=0.5)
+    parameter.grad = torch.tensor([2.0])
+    set_learning_rate(optimizer, 0.25)
+    optimizer.step()
+    assert parameter.item() == 0.5
+
+
+def test_adamw_is_what_a_config_names_unless_told_otherwise() -> None:
+    model = Bigram(BigramConfig(context=4), 5)
+    assert type(build(model, CONFIG)) is torch.optim.AdamW
+    assert type(build(model, OptimizerConfig(kind="sgd", lr=1.0))) is SGD

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bpetok.errors import IncompatibleError
+import bpetok
+from bpetok.errors import DataError, IncompatibleError
+from lm.alphabet import BYTES, Alphabet
 from lm.config import Config
-from lm.errors import CheckpointError, ConfigError
+from lm.errors import CheckpointError, ConfigError, NonFiniteError
 from lm.models.bigram import Bigram, BigramConfig
 from lm.models.gpt2 import GPT2, GPT2Config
-from lm.sample import generate, load_run
+from lm.sample import end_of_text, generate, load_run, write
 from lm.train import train
 
 PROMPT = [1, 2]
@@ -140,3 +142,159 @@ def test_a_run_with_another_rung_in_its_config_is_refused(tmp_path: Path, small_
     (tmp_path / "a" / "config.toml").replace(tmp_path / "b" / "config.toml")
     with pytest.raises(IncompatibleError, match=r"rung must be bigram, got gpt2"):
         load_run(tmp_path / "b", torch.device("cpu"))
+
+
+# ---- whole texts -----------------------------------------------------------------------------------------------------
+
+ABC = Alphabet("\nabc")
+
+
+class Recorder(Bigram):
+    """A bigram whose next id is almost surely the next one in the alphabet's cycle; it keeps what it was given."""
+
+    def __init__(self, vocab_size: int, *, strength: float = 50.0, context: int = 4) -> None:
+        super().__init__(BigramConfig(context=context), vocab_size)
+        self.given: list[list[int]] = []
+        with torch.no_grad():
+            self.table.weight.zero_()
+            for id_ in range(vocab_size):
+                self.table.weight[id_, (id_ + 1) % vocab_size] = strength
+
+    def next_logits(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        self.given.append(ids_BT[0].tolist())
+        return super().next_logits(ids_BT)
+
+
+def test_the_end_of_text_is_the_newline_of_an_alphabet_and_the_special_token_of_a_tokenizer() -> None:
+    assert end_of_text(ABC) == 0 and end_of_text(Alphabet("\tab\n")) == 3 and end_of_text(BYTES) == 10
+    assert end_of_text(Alphabet("abc")) is None
+    tokenizer = bpetok.train(["abc"], vocab_size=257, special_tokens=["<|endoftext|>"])
+    assert end_of_text(tokenizer) == tokenizer.eot_token
+    assert end_of_text(bpetok.train(["abc"], vocab_size=257)) is None
+
+
+def test_lines_follow_one_another_and_each_begins_anew() -> None:
+    model = Recorder(4)
+    text = "".join(write(model, ABC, max_new_tokens=10, lines=True, seed=0))
+    # abc and its end are four ids; ten are two and a half.
+    assert text == "abc\nabc\nab"
+    one = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert model.given == [*one, *one, *one[:2]], "never an id of the line before"
+
+
+@pytest.mark.parametrize("most", range(10))
+def test_no_more_ids_are_drawn_than_asked_for_ends_included(most: int) -> None:
+    model = Recorder(4)
+    text = "".join(write(model, ABC, max_new_tokens=most, lines=True, seed=0))
+    assert len(model.given) == most
+    # The end of the last line was drawn with the last id; nothing comes behind it.
+    assert text == ("abc\n" * 3)[:most].removesuffix("\n" if most % 4 == 0 else "")
+
+
+def test_each_line_begins_with_the_prompt() -> None:
+    model = Recorder(4)
+    assert "".join(write(model, ABC, prompt="b", max_new_tokens=5, lines=True, seed=0)) == "bc\nbc\nbc"
+    assert model.given == [[0, 2], [0, 2, 3], [0, 2], [0, 2, 3], [0, 2]]
+
+
+def test_lines_differ_from_each_other_and_equal_seeds_write_the_same() -> None:
+    torch.manual_seed(0)
+    model = Recorder(4, strength=0.0)
+
+    def text(seed: int) -> str:
+        return "".join(write(model, ABC, max_new_tokens=60, lines=True, seed=seed))
+
+    assert text(1) == text(1) != text(2)
+    assert len(set(text(1).split("\n"))) > 3
+    assert len(text(1)) <= 60
+
+
+def test_a_text_as_a_whole_goes_on_behind_a_newline() -> None:
+    model = Recorder(4)
+    assert "".join(write(model, ABC, max_new_tokens=7, seed=0)) == "abc\nabc"
+    assert model.given[0] == [0] and model.given[4] == [1, 2, 3, 0]
+    assert "".join(write(model, ABC, prompt="a\nb", max_new_tokens=3, seed=0)) == "a\nbc\na"
+
+
+def test_an_alphabet_without_a_newline_begins_with_the_prompt_or_what_fills_windows() -> None:
+    bare = Alphabet("abc")
+    model = Recorder(3)
+    assert "".join(write(model, bare, max_new_tokens=4, seed=0)) == "bcab"
+    assert model.given[0] == [0]
+    model = Recorder(3)
+    assert "".join(write(model, bare, prompt="b", max_new_tokens=2, seed=0)) == "bca"
+    assert model.given[0] == [1]
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_a_tokenizers_text_begins_behind_its_end_of_text_and_ends_with_it(lines: bool) -> None:
+    tokenizer = bpetok.train(["abc"], vocab_size=256, special_tokens=["<|endoftext|>"])
+    ids = [tokenizer.eot_token, *b"ab"]
+    model = Recorder(tokenizer.n_vocab)
+    with torch.no_grad():
+        model.table.weight.zero_()
+        for id_, following in zip(ids, [*ids[1:], ids[0]], strict=True):
+            model.table.weight[id_, following] = 50.0
+    text = "".join(write(model, tokenizer, max_new_tokens=7, lines=lines, seed=0))
+    assert text == ("ab\nab\na" if lines else "ab")
+    assert model.given[0] == [tokenizer.eot_token]
+
+
+def test_half_a_character_is_not_written() -> None:
+    model = Recorder(256)
+    with torch.no_grad():
+        model.table.weight.zero_()
+        for id_, following in zip([10, *"é🙂".encode()], [*"é🙂".encode(), 10], strict=True):
+            model.table.weight[id_, following] = 50.0
+    assert list(write(model, BYTES, max_new_tokens=6, seed=0)) == ["", "é", "🙂"]
+    assert list(write(model, BYTES, max_new_tokens=4, seed=0)) == ["", "é", "\ufffd"], "the end is an end"
+
+
+def test_the_settings_of_the_draws_are_handed_on() -> None:
+    model = Recorder(4, strength=0.5)
+    settings: list[dict[str, float]] = [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}]
+    texts = ["".join(write(model, ABC, max_new_tokens=40, seed=0, **one)) for one in settings]
+    assert set(texts) == {"abc\n" * 10}
+    with pytest.raises(ConfigError, match=r"sample: temperature must be finite and at least 0, got -1"):
+        list(write(model, ABC, max_new_tokens=4, seed=0, temperature=-1))
+
+
+def test_a_prompt_outside_the_alphabet_is_refused() -> None:
+    with pytest.raises(DataError, match=r"alphabet: character 1 must be one of '\\nabc', got 'Z'"):
+        list(write(Recorder(4), ABC, prompt="aZ", max_new_tokens=4, seed=0))
+
+
+def test_a_prompt_alone_is_written_where_nothing_may_be_drawn() -> None:
+    for lines in (False, True):
+        assert "".join(write(Recorder(4), ABC, prompt="ab", max_new_tokens=0, lines=lines, seed=0)) == "ab"
+
+
+def test_a_text_that_is_not_read_to_its_end_leaves_the_model_in_its_mode() -> None:
+    model = Recorder(4).train()
+    text = write(model, ABC, max_new_tokens=9, lines=True, seed=0)
+    assert [next(text), next(text)] == ["", "a"] and not model.training
+    text.close()
+    assert model.training
+
+
+def test_neighbouring_seeds_share_no_lines() -> None:
+    torch.manual_seed(0)
+    model = Recorder(4, strength=0.0)
+    one, other = ("".join(write(model, ABC, max_new_tokens=300, lines=True, seed=seed)) for seed in (1, 2))
+    long = {line for line in one.split("\n") if len(line) > 5}
+    assert long and not long & set(other.split("\n"))
+    assert "".join(write(model, ABC, max_new_tokens=9, lines=True, seed=2**63 - 1)), "the highest seed has lines, too"
+
+
+def test_of_a_prompt_of_several_lines_the_model_sees_the_last_where_lines_are_documents() -> None:
+    model = Recorder(4)
+    assert "".join(write(model, ABC, prompt="b\na", max_new_tokens=2, lines=True, seed=0)) == "b\nabc"
+    assert model.given[0] == [0, 1]
+
+
+def test_a_model_that_has_diverged_is_a_typed_error() -> None:
+    model = Recorder(4)
+    with torch.no_grad():
+        model.table.weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match=r"sample: the model's logits must be numbers, got nan\nhint: the run has"):
+        list(write(model, ABC, max_new_tokens=4, seed=0))

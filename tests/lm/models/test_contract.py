@@ -10,13 +10,28 @@ from torch import Tensor
 from lm.errors import ConfigError
 from lm.loss import cross_entropy
 from lm.models import LADDER
+from lm.models.attention import TransformerConfig
+from lm.models.batchnorm import BatchNormMLPConfig
 from lm.models.bigram import BigramConfig
+from lm.models.bow import BagOfWordsConfig
 from lm.models.contract import LanguageModel, RungConfig
+from lm.models.dilated import DilatedWaveNetConfig
 from lm.models.gpt2 import GPT2Config
+from lm.models.mlp import MLPConfig
+from lm.models.rnn import GRUConfig, RNNConfig
+from lm.models.wavenet import WaveNetConfig
 
 # One config per rung, small; the rung's own test file has more.
 CONFIGS: dict[str, RungConfig] = {
     "bigram": BigramConfig(context=12),
+    "mlp": MLPConfig(context=12, window=3, embedding=10, hidden=64),
+    "batchnorm": BatchNormMLPConfig(context=12, window=3, embedding=10, hidden=64),
+    "wavenet": WaveNetConfig(context=12, levels=3, embedding=8, hidden=32),
+    "dilated": DilatedWaveNetConfig(context=12, levels=3, embedding=8, hidden=32),
+    "bow": BagOfWordsConfig(context=12, width=32, hidden=64),
+    "rnn": RNNConfig(context=12, embedding=16, hidden=32),
+    "gru": GRUConfig(context=12, embedding=16, hidden=32),
+    "attention": TransformerConfig(context=12, layers=2, heads=4, width=32),
     "gpt2": GPT2Config(context=12, layers=2, heads=4, width=32),
 }
 V = 101
@@ -68,6 +83,13 @@ def test_logits_depend_on_every_id_of_the_window_and_on_none_before_it(model: La
         changed_BT[0, -back] = (changed_BT[0, -back] + 1) % V
         same = torch.equal(model(changed_BT)[0, -1], last_V)
         assert same == (back > model.window), f"id {back} from the end"
+
+
+@pytest.mark.parametrize("time", [1, 2, 12])
+def test_the_next_logits_are_those_of_the_last_position(model: LanguageModel, time: int) -> None:
+    model.eval()
+    ids_BT = random_ids(4, time)
+    torch.testing.assert_close(model.next_logits(ids_BT), model(ids_BT)[:, -1], rtol=0, atol=1e-5)
 
 
 def test_rows_of_a_batch_do_not_see_each_other(model: LanguageModel) -> None:
