@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lm.ladder import Entry
 
 
-@click.command(short_help="Train every rung, and hold it against its published figure.")
+@click.command(short_help="Train the rungs, and hold each against a reference figure.")
 @click.option("--full", is_flag=True, help="The published lengths: minutes. Without it, the first steps of each.")
 @click.option("--readable", is_flag=True, help="Train by autograd also where there is a fast path.")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Models of each fast rung trained at once.")
@@ -37,7 +37,7 @@ def ladder(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Walk all rungs, from the scalar engine to the char GPT, on the lectures' texts, and print a table: each rung's
+    """Walk the rungs, from the scalar engine to the char GPT, on the lectures' texts, and print a table: each rung's
     losses in nats per token beside a reference: its published figure with --full, else our own after as many steps.
 
     \b

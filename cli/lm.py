@@ -25,7 +25,7 @@ def group() -> None:
       lm train runs/gpt --resume              go on with it
       lm sample runs/gpt --prompt 'Once upon'
       lm report runs/gpt                      a page about the run
-      lm ladder                               every rung beside its published figure
+      lm ladder                               the rungs beside their reference figures
     """
 
 

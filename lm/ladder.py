@@ -1,4 +1,4 @@
-"""The ladder walked: each rung trained on the lectures' texts and held against its published figure.
+"""The ladder walked: each rung trained on the lectures' texts and held against a figure, at full length the published.
 
 A rung's full length is the lecture's. Its short twin is the first steps of the very same run, held against what the
 readable path gave there when it was written (`Entry.short`), so that a minute shows whether every rung still stands on
