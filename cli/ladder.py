@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.manners import json_option, print_json, progress, quiet_option
-from cli.model import require_torch
+from cli.run import require_torch
 
 if TYPE_CHECKING:
     from lm.figures import Row

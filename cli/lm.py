@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 import bpetok
-from cli import ladder, manners, model
+from cli import ladder, manners, model, run
 from lm import errors
 
 
@@ -29,7 +29,7 @@ def group() -> None:
     """
 
 
-for command in (model.quickstart, model.train, model.find_lr, model.sample, ladder.ladder, model.report):
+for command in (run.quickstart, run.train, run.find_lr, model.sample, ladder.ladder, run.report):
     group.add_command(command)
 
 

@@ -10,7 +10,7 @@ With several processes a step takes `world_size * rows` consecutive blocks and p
 `rows` of them; the cursor counts blocks of all processes, so a run may go on with another number of them.
 
 A block knows nothing of documents: several may lie in it, and it may begin and end within one. Whoever wants
-attention to stay within a document makes a mask of the inputs: `document_mask(documents_of(inputs_BT, ...))`.
+attention to stay within a document hands `documents_of(inputs_BT, ...)` to the model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -337,23 +337,6 @@ def documents_of(inputs_BT: Tensor, *, end_of_text: int, stands: EndOfText) -> T
     ends_BT = (inputs_BT == end_of_text).long()
     seen_BT = ends_BT.cumsum(dim=1)
     return seen_BT - (ends_BT[:, :1] if stands == "before" else ends_BT)
-
-
-def document_mask(documents_BT: Tensor) -> Tensor:
-    """mask_B1TT, bool: whether a position (the first T) may read another: it is not after it, and in the same document.
-
-    It is the `attn_mask` of `torch.nn.functional.scaled_dot_product_attention`, in the place of
-    `is_causal=True` and the same for all heads; each position reads at least itself, so no row is empty. A
-    model takes it beside `ids_BT` and hands it to each attention. Learnt positions may stay those of the row.
-    A kernel that knows documents itself, as flex attention does, is given documents_BT, and no mask.
-
-    Cost: B * T * T bytes on the device of documents_BT (67 MB for B = 64, T = 1024), twice that while it is made.
-
-    >>> document_mask(torch.tensor([[0, 0, 1]])).int().tolist()
-    [[[[1, 0, 0], [1, 1, 0], [0, 0, 1]]]]
-    """
-    same_BTT = documents_BT[:, :, None] == documents_BT[:, None, :]
-    return same_BTT.tril()[:, None]
 
 
 def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:

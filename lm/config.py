@@ -6,9 +6,9 @@ the tokenizer has it.
 
     [data]       shards, tokenizer; or text, alphabet, documents, rows, ...
     [model]      rung, context, ...
-    [batch]      rows, accumulation, order
-    [optimizer]  kind, lr, betas, eps, weight_decay, grad_clip
-    [schedule]   kind, warmup_steps, min_lr, decay_steps
+    [batch]      rows, accumulation, order, documents
+    [optimizer]  kind, lr, betas, eps, weight_decay, grad_clip, matrix_lr, momentum
+    [schedule]   kind, warmup_steps, min_lr, decay_steps, decay_from
     [run]        steps, seed, eval_every, ...
 
 An unknown, missing or mistyped key is an error that names the file, the dotted key and the nearest valid
@@ -98,13 +98,16 @@ class BatchConfig:
 
     Args:
         rows: B, the rows of one micro batch, which must fit the device's memory.
-        accumulation: micro batches per step; a step learns from rows * accumulation * context ids.
+        accumulation: micro batches per step, of all processes together; a step learns from rows * accumulation *
+            context ids, whatever their number.
         order: "epochs" takes every row once before any comes again; "draws" takes rows at random, as the lectures do.
+        documents: "joined" where attention reads across the documents of a row, "apart" where it stays within each.
     """
 
     rows: int
     accumulation: int = 1
     order: Literal["epochs", "draws"] = "epochs"
+    documents: Literal["joined", "apart"] = "joined"
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
@@ -116,26 +119,33 @@ class OptimizerConfig:
     """`[optimizer]`.
 
     Args:
-        kind: "adamw", or "sgd", plain gradient descent, of whose keys only `lr` and `grad_clip` count.
+        kind: "adamw"; "muon", which is Muon for the matrices of the blocks and AdamW for the rest; or "sgd", plain
+            gradient descent, of whose keys only `lr` and `grad_clip` count.
         lr: the highest learning rate.
         betas: the decay of the running means of the gradient and of its square, each in [0, 1).
         eps: added to the root of the mean square.
         weight_decay: of tensors with two dimensions or more.
         grad_clip: the gradient's norm is scaled down to this; 0 for no clipping.
+        matrix_lr: the highest learning rate of Muon's matrices; the schedule scales it as it does `lr`.
+        momentum: of Muon, in [0, 1).
     """
 
-    kind: Literal["adamw", "sgd"] = "adamw"
+    kind: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     grad_clip: float = 1.0
+    matrix_lr: float = 0.02
+    momentum: float = 0.95
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
         require(0 < self.lr < math.inf, "optimizer.lr", "above 0 and finite", self.lr)
         require(all(0 <= beta < 1 for beta in self.betas), "optimizer.betas", "in [0, 1)", self.betas)
         require(self.eps > 0, "optimizer.eps", "above 0", self.eps)
+        require(0 < self.matrix_lr < math.inf, "optimizer.matrix_lr", "above 0 and finite", self.matrix_lr)
+        require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
         _require_at_least(0, "optimizer", self, "weight_decay", "grad_clip")
 
 
@@ -144,17 +154,20 @@ class ScheduleConfig:
     """`[schedule]`: the learning rate over the steps.
 
     Args:
-        kind: "cosine", a linear warmup and half a cosine down, or "drop": the highest rate, and from `decay_steps` on
-            `min_lr`, as in the lectures.
+        kind: "cosine", a linear warmup and half a cosine down; "wsd", a warmup, the highest rate (stable) and from
+            `decay_from` on a straight line down; or "drop": the highest rate, and from `decay_steps` on `min_lr`, as in
+            the lectures.
         warmup_steps: steps until the highest rate; 0 for none.
         min_lr: the rate at the end, absolute (not a ratio).
         decay_steps: the step at which `min_lr` is reached; the run's last step when left out.
+        decay_from: the step at which "wsd" begins to fall; four fifths of `decay_steps` when left out.
     """
 
-    kind: Literal["cosine", "drop"] = "cosine"
+    kind: Literal["cosine", "wsd", "drop"] = "cosine"
     warmup_steps: int
     min_lr: float
     decay_steps: int | None = None
+    decay_from: int | None = None
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
@@ -176,6 +189,14 @@ class RunConfig:
             step always have one; 0 for none at all.
         sample_every: steps between samples that go to the log; 0 for none.
         keep_checkpoints: how many of the latest checkpoints stay on disk; 0 for all.
+        keep_best: also save at each evaluation that is the best so far, and keep that one.
+        init_from: a folder with GPT-2's weights as Hugging Face has them, or a name that it has for them ("gpt2"), to
+            begin with instead of random weights.
+        recompute: drop the activations within a block and compute them again in the backward pass (activation
+            checkpointing): a third more work, far less memory. For gpt2 and modern.
+        parallel: how several processes (torchrun) share the work: "ddp", each holds the whole model, or "fsdp", each
+            holds a part of weights, gradients and optimizer.
+        tensorboard: also write the log as TensorBoard reads it.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
         compile: run the model through `torch.compile`; CUDA only.
         dtype: of the matrix products; "auto" is bfloat16 on CUDA and float32 elsewhere.
@@ -190,6 +211,11 @@ class RunConfig:
     diagnose_every: int = 0
     sample_every: int = 0
     keep_checkpoints: int = 2
+    keep_best: bool = False
+    init_from: Path | None = None
+    recompute: bool = False
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: bool = False
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -1,12 +1,14 @@
 """The loss: nats per token, and bits per byte, which no choice of tokenizer can flatter."""
 
 import math
+from typing import final
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bpetok.errors import DataError
 from lm.batches import IGNORE
+from lm.models.contract import CausalTransformer, LanguageModel
 
 
 def token_losses(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -35,6 +37,33 @@ def cross_entropy(logits_BTV: Tensor, targets_BT: Tensor, *, count: int | None =
     """
     total = token_losses(logits_BTV, targets_BT).sum()
     return total / max(1, count_targets(targets_BT) if count is None else count)
+
+
+@final
+class Objective(nn.Module):
+    """A model and its loss as one module: what is compiled, shared out over devices, trained and evaluated.
+
+    The names of its parameters begin with `model.`; checkpoints hold those of the model itself.
+    """
+
+    def __init__(self, model: LanguageModel) -> None:
+        """The model stays where it is."""
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """losses_BT, float32: the nats of each target; 0 where it is `IGNORE`.
+
+        Args:
+            inputs_BT: ids. Where the targets are of T = 1, the logits are those behind each row.
+            targets_BT: the ids to predict, or `IGNORE`.
+            documents_BT: which document of its row each position belongs to, for a `CausalTransformer`.
+        """
+        if targets_BT.shape[1] == 1:
+            return token_losses(self.model.next_logits(inputs_BT)[:, None], targets_BT)
+        if isinstance(self.model, CausalTransformer):
+            return token_losses(self.model(inputs_BT, documents_BT), targets_BT)
+        return token_losses(self.model(inputs_BT), targets_BT)
 
 
 def count_targets(targets_BT: Tensor) -> int:

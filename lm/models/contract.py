@@ -16,8 +16,10 @@ from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lm.errors import require
+from lm.models.reading import PAST, Documents, Reading
 
 PAD = 0
 """The id that fills a window up on the left, where a row has begun only just before."""
@@ -100,6 +102,69 @@ class LanguageModel(nn.Module, ABC):
         """
         time = ids_BT.shape[1]
         require(time <= self.context, f"{type(self).__name__}: T", f"at most the context of {self.context}", time)
+
+
+class CausalTransformer(LanguageModel, ABC):
+    """A rung whose positions meet in attention alone: blocks over a residual stream, then one matrix, the head.
+
+    Apart, `features` and `head_PC` let a loss be taken without all logits in memory at once, and a `Reading` lets a row
+    be fed piece by piece, or kept within its documents.
+
+    Attributes:
+        layers: L, how many blocks there are.
+        heads: H, in each of them.
+        head_size: D.
+        recompute: drop what lies within a block after the forward pass and compute it again in the backward pass: about
+            a third more work, and only one vector a position and layer is kept.
+    """
+
+    layers: int
+    heads: int
+    head_size: int
+    recompute: bool = False
+
+    @abstractmethod
+    def features(self, ids_BT: Tensor, reading: Reading = PAST) -> Tensor:
+        """x_BTC, what the head reads: the residual stream after the last norm.
+
+        Args:
+            ids_BT: int64 ids in [0, V).
+            reading: how the positions read each other.
+
+        Raises:
+            ConfigError: if T is longer than the context.
+        """
+
+    @property
+    @abstractmethod
+    def head_PC(self) -> Tensor:
+        """The head: a row for each id of the vocabulary, and P - V behind them that stand for none."""
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """logits_BTV of some features, the V real columns: neither loss nor sampling can see the padding."""
+        return F.linear(x_BTC, self.head_PC)[..., : self.vocab_size]
+
+    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+        """logits_BTV.
+
+        Args:
+            ids_BT: as every rung's.
+            documents_BT: which document of its row each position belongs to; attention then stays within it.
+        """
+        return self.logits(self.features(ids_BT, PAST if documents_BT is None else Documents(documents_BT)))
+
+    def next_logits(self, ids_BT: Tensor) -> Tensor:
+        """logits_BV: the head reads the last position alone."""
+        return self.logits(self.features(ids_BT)[:, -1:])[:, 0]
+
+    def run_blocks(self, blocks: nn.ModuleList, x_BTC: Tensor, reading: Reading) -> Tensor:
+        """x_BTC after `block(x_BTC, layer, reading)` for each of the blocks, in order."""
+        for layer, block in enumerate(blocks):
+            if self.recompute and self.training:
+                x_BTC = checkpoint(block, x_BTC, layer, reading, use_reentrant=False)
+            else:
+                x_BTC = block(x_BTC, layer, reading)
+        return x_BTC
 
 
 class WindowModel(LanguageModel, ABC):

@@ -5,11 +5,11 @@ Source: Radford, Wu, Child, Luan, Amodei, Sutskever, *Language Models are Unsupe
 form, biases everywhere but in the head, N(0, .02) for weights and positions alike.
 Adds: attention over the whole context, depth, residual streams, LayerNorm before each sublayer and after the
 last.
-Lacks: a key-value cache, rotary positions, everything found after 2019.
+Lacks: rotary positions, everything found after 2019.
 Parameters: P*C + T*C + L*(12*C*C + 13*C) + 2*C, with P the vocabulary rounded up to `vocab_multiple`.
 
 The vocabulary is padded inside: matrix products like sizes that divide by 64 (50,257 becomes 50,304).
-`forward` returns the V real columns only, so neither loss nor sampling can see the padding; its rows start at
+`logits` gives the V real columns only, so neither loss nor sampling can see the padding; its rows start at
 zero and get no gradient.
 
 At the start the last LayerNorm gives vectors of length sqrt(C) and the head has rows of N(0, .02), so a logit
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lm.errors import require
-from lm.models.contract import FirstLoss, LanguageModel
+from lm.models.contract import CausalTransformer, FirstLoss
+from lm.models.reading import PAST, Reading
 
 INIT_STD = 0.02
 
@@ -72,7 +72,7 @@ SIZES = {
 
 @final
 class Attention(nn.Module):
-    """Causal self-attention: each position reads the values of itself and of those before it."""
+    """Self-attention: each position reads the values of those that the reading lets it."""
 
     def __init__(self, config: GPT2Config) -> None:
         """Weights as torch draws them; `GPT2` draws them anew."""
@@ -82,13 +82,13 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.project = nn.Linear(config.width, config.width)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
+    def forward(self, x_BTC: Tensor, layer: int = 0, reading: Reading = PAST) -> Tensor:
         """x_BTC after attention, before the residual sum."""
         batch, time, width = x_BTC.shape
         heads_BTHD = [part.view(batch, time, self.heads, -1) for part in self.qkv(x_BTC).split(width, dim=2)]
         q_BHTD, k_BHTD, v_BHTD = (part.transpose(1, 2) for part in heads_BTHD)
         dropout = self.dropout if self.training else 0.0
-        y_BHTD = F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
+        y_BHTD = reading.attend(layer, q_BHTD, k_BHTD, v_BHTD, dropout=dropout)
         y_BTC: Tensor = self.project(y_BHTD.transpose(1, 2).reshape(batch, time, width))
         return y_BTC
 
@@ -123,15 +123,15 @@ class Block(nn.Module):
         self.feedforward = Feedforward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """The residual stream x_BTC after this layer."""
-        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC)))
+    def forward(self, x_BTC: Tensor, layer: int = 0, reading: Reading = PAST) -> Tensor:
+        """The residual stream x_BTC after this layer, the layer-th from 0."""
+        x_BTC = x_BTC + self.dropout(self.attention(self.attention_norm(x_BTC), layer, reading))
         x_BTC = x_BTC + self.dropout(self.feedforward(self.feedforward_norm(x_BTC)))
         return x_BTC
 
 
 @final
-class GPT2(LanguageModel):
+class GPT2(CausalTransformer):
     """GPT-2 at any size.
 
     >>> import torch
@@ -147,6 +147,7 @@ class GPT2(LanguageModel):
         self.context = config.context
         self.window = config.context
         self.vocab_size = vocab_size
+        self.layers, self.heads, self.head_size = config.layers, config.heads, config.width // config.heads
         padded = math.ceil(vocab_size / config.vocab_multiple) * config.vocab_multiple
         self.token_embedding = nn.Embedding(padded, config.width)
         self.position_embedding = nn.Embedding(config.context, config.width)
@@ -168,16 +169,18 @@ class GPT2(LanguageModel):
                 nn.init.normal_(module.weight, std=INIT_STD)
         self.token_embedding.weight[self.vocab_size :].zero_()
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """logits_BTV, the V real columns: the padding of the vocabulary is cut off."""
+    def features(self, ids_BT: Tensor, reading: Reading = PAST) -> Tensor:
+        """x_BTC after all blocks and the last norm."""
         self.require_fits(ids_BT)
-        positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        x_BTC = self.dropout(self.token_embedding(ids_BT) + self.position_embedding(positions_T))
-        for block in self.blocks:
-            x_BTC = block(x_BTC)
-        # The head is the embedding itself (tied): one parameter, so no copy of it can drift in a checkpoint.
-        logits_BTP = F.linear(self.norm(x_BTC), self.token_embedding.weight)
-        return logits_BTP[..., : self.vocab_size]
+        x_BTC = self.dropout(self.token_embedding(ids_BT) + self.position_embedding(reading.positions(ids_BT)))
+        normed_BTC: Tensor = self.norm(self.run_blocks(self.blocks, x_BTC, reading))
+        return normed_BTC
+
+    @property
+    def head_PC(self) -> Tensor:
+        """The embedding itself (tied): one parameter, so no copy of it can drift in a checkpoint."""
+        weight_PC: Tensor = self.token_embedding.weight
+        return weight_PC
 
     def expected_parameters(self) -> int:
         """P*C + T*C + L*(12*C*C + 13*C) + 2*C; 124,439,808 for the published 124M, where P is 50,257."""

@@ -14,10 +14,11 @@ import bpetok.shards
 from bpetok.errors import DataError, IncompatibleError
 from bpetok.shards import layout
 from bpetok.shards.manifest import MANIFEST
-from lm.batches import IGNORE, Batches, Draws, _mix, count_blocks, document_mask, documents_of, in_order, shuffled
+from lm.batches import IGNORE, Batches, Draws, _mix, count_blocks, documents_of, in_order, shuffled
 from lm.config import DataConfig
 from lm.errors import ConfigError
 from lm.examples import Lines, Windows
+from lm.models.reading import document_mask
 
 SplitOf = Callable[..., object]
 

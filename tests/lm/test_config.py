@@ -353,8 +353,8 @@ def test_a_bad_text_is_refused_by_its_key(kind: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("lr = 1\n", 'lr = 1\nkind = "adam"\n', r"optimizer.kind must be one of adamw, sgd, got 'adam'"),
-        ("min_lr", 'kind = "linear"\nmin_lr', r"schedule.kind must be one of cosine, drop, got 'linear'"),
+        ("lr = 1\n", 'lr = 1\nkind = "adam"\n', r"optimizer.kind must be one of adamw, muon, sgd, got 'adam'"),
+        ("min_lr", 'kind = "linear"\nmin_lr', r"schedule.kind must be one of cosine, wsd, drop, got 'linear'"),
         ("rows = 4", 'rows = 4\norder = "random"', r"batch.order must be one of epochs, draws, got 'random'"),
         ("steps = 10", "steps = 10\ndiagnose_every = -1", r"run.diagnose_every must be at least 0, got -1"),
         ("steps = 10", "steps = 10\nsample_every = -1", r"run.sample_every must be at least 0, got -1"),
