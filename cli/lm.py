@@ -8,7 +8,7 @@ from typing import NoReturn
 import click
 
 import bpetok
-from cli import ladder, manners, model, run
+from cli import estimate, evaluation, ladder, manners, model, run, weights
 from lm import errors
 
 
@@ -29,7 +29,17 @@ def group() -> None:
     """
 
 
-for command in (run.quickstart, run.train, run.find_lr, model.sample, ladder.ladder, run.report):
+for command in (
+    run.quickstart,
+    estimate.estimate,
+    run.train,
+    run.find_lr,
+    evaluation.evaluate,
+    model.sample,
+    ladder.ladder,
+    run.report,
+    weights.export,
+):
     group.add_command(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -98,7 +99,15 @@ def _print_quickstart(result: QuickstartResult) -> None:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="The run's folder.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Such as model.width=128; may repeat.")
 @click.option("--device", help="auto, cpu, cuda or mps, in place of the configuration's.")
-@click.option("--resume", is_flag=True, help="Go on with the run in the folder, if there is one.")
+@click.option("--init-from", metavar="FOLDER|gpt2", help="Begin with GPT-2's weights, as Hugging Face has them.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="auto",
+    type=click.Choice(["auto", "never"]),
+    default="never",
+    help="Go on with the run in the folder, if there is one.",
+)
 @json_option
 @quiet_option
 def train(
@@ -106,7 +115,8 @@ def train(
     output: Path | None,
     overrides: tuple[str, ...],
     device: str | None,
-    resume: bool,
+    init_from: str | None,
+    resume: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -121,22 +131,31 @@ def train(
       lm train 02-bigram --set data.shards=shards --set data.tokenizer=my.bpetok
       lm train gpt.toml -o runs/wide --set model.width=256 --device cuda
       lm train runs/gpt --resume
+      lm train gpt.toml --init-from pretrained -o runs/fine-tuned
+      torchrun --standalone --nproc-per-node=8 -m lm train gpt2-124m -o runs/gpt2 --resume auto
     """
     require_torch()
     from lm.checkpoint import latest
     from lm.config import load_config
+    from lm.opening import begin_with
     from lm.train import train as run_training
 
     run_dir = output or (config if config.is_dir() else Path("runs") / config.stem)
-    loaded = load_config(_config_file(config), [*overrides, *([f"run.device={device}"] if device else [])])
-    go_on = resume and latest(run_dir / "checkpoints") is not None
-    click.echo(f"run folder: {run_dir}", err=True)
+    loaded = load_config(config_file(config), [*overrides, *([f"run.device={device}"] if device else [])])
+    if init_from:
+        loaded = begin_with(loaded, init_from)
+    go_on = resume == "auto" and latest(run_dir / "checkpoints") is not None
+    main = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks for all
+    if main:
+        click.echo(f"run folder: {run_dir}", err=True)
     try:
-        with _shown_events(quiet) as on_event:
+        with _shown_events(quiet or not main) as on_event:
             result = run_training(loaded, run_dir, resume=go_on, on_event=on_event)
     except KeyboardInterrupt as interrupt:
         saved = latest(run_dir / "checkpoints") is not None
         raise KeyboardInterrupt(f"go on with: lm train {run_dir} --resume" if saved else "") from interrupt
+    if not main:
+        return
     if as_json:
         print_json(dataclasses.asdict(result))
     else:
@@ -147,7 +166,7 @@ def train(
         )
 
 
-def _config_file(config: Path) -> Path:
+def config_file(config: Path) -> Path:
     """The file that a run's folder, a shipped name or a path stands for."""
     from lm.config import shipped_configs
 
@@ -158,6 +177,8 @@ def _config_file(config: Path) -> Path:
     if not config.exists():
         names = ", ".join(shipped_configs())
         close = [name for name in shipped_configs() if str(config).lower() in name]
+        if exact := [name for name in close if name.partition("-")[2] == str(config)]:
+            return shipped_configs()[exact[0]]
         hint = f"; did you mean {close[0]}?" if close else ""
         raise click.UsageError(f"{config}: must be a file, a run's folder or one of {names}{hint}")
     return config
@@ -170,8 +191,9 @@ def _shown(evaluation: Evaluation) -> str:
 @contextmanager
 def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
     """A bar for each stage and for the steps; a line on stderr for each stage and each evaluation."""
+    from lm.events import EvalEvent, StartEvent, StepEvent
+    from lm.flops import progress_note
     from lm.quickstart import ProgressEvent, StageEvent
-    from lm.train import EvalEvent, StartEvent, StepEvent
 
     done: dict[str, int] = {}
     bars: dict[str, Advance] = {}
@@ -190,13 +212,16 @@ def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
             if isinstance(event, ProgressEvent):
                 move(event.stage, event.done, event.total, unit="" if event.stage == "merge" else "B")
             elif isinstance(event, StepEvent):
-                move("train", event.step, event.steps, unit=" steps", note=f"loss {event.loss:.3f}")
+                note = progress_note(event, event.tokens_per_second, event.mfu)
+                move("train", event.step, event.steps, unit=" steps", note=note)
             elif isinstance(event, StartEvent) and not quiet:
                 click.echo(
                     f"{event.rung}: {event.parameters:,} parameters, {event.vocab_size:,} ids in the vocabulary, "
                     f"{event.train_tokens:,} to learn from, {event.val_tokens:,} to validate",
                     err=True,
                 )
+                several = f", {event.processes} processes" if event.processes > 1 else ""
+                click.echo(f"on {event.device}, {event.dtype}{', compiled' * event.compiled}{several}", err=True)
             elif isinstance(event, StageEvent) and not quiet:
                 click.echo(f"{event.stage}: {event.detail}", err=True)
             elif isinstance(event, EvalEvent) and not quiet:
@@ -231,7 +256,7 @@ def find_lr(
     from lm.config import load_config
     from lm.find_lr import find_learning_rate, smoothed
 
-    loaded = load_config(_config_file(config), overrides)
+    loaded = load_config(config_file(config), overrides)
     with progress("search", steps, unit=" steps", quiet=quiet) as advance:
         trials = find_learning_rate(loaded, low=low, high=high, steps=steps, on_step=lambda done: advance(1))
     if as_json:

@@ -205,18 +205,25 @@ class Draws:
         split: the ids.
         rows: B.
         context: T.
-        position: batches already taken.
+        position: batches already taken, by all processes together.
+        rank: which of the processes this is, in [0, world_size); all draw the same and take every world_size-th.
+        world_size: the number of processes.
     """
 
-    def __init__(self, split: AnySplit, *, rows: int, context: int, position: int = 0) -> None:
+    def __init__(
+        self, split: AnySplit, *, rows: int, context: int, position: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
         """Reads nothing yet."""
         require(rows >= 1, "batches: rows", "at least 1", rows)
+        require(0 <= rank < world_size, "batches: rank", f"in [0, {world_size})", rank)
         self._cut = cut(split, context)
         self._rows = rows
         self._context = context
         self._tokens = split.tokens
         self._checksum = checksum(split)
         self._position = position
+        self._rank = rank
+        self._world_size = world_size
         self._generator = torch.Generator()
         self._generator.set_state(torch.get_rng_state())
         for _ in range(position):  # the draws that were made before; 200,000 take a second
@@ -228,8 +235,9 @@ class Draws:
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         """The next rows."""
-        self._position += 1
-        return self._cut.stack(self._places().tolist(), self._rows)
+        self._position += self._world_size
+        drawn = [self._places() for _ in range(self._world_size)]
+        return self._cut.stack(drawn[self._rank].tolist(), self._rows)
 
     def _places(self) -> Tensor:
         return torch.randint(self._cut.count, (self._rows,), generator=self._generator)
@@ -240,14 +248,24 @@ class Draws:
         return {name: getattr(self, f"_{name}") for name in names}
 
     @classmethod
-    def from_state(cls, split: AnySplit, state: Mapping[str, int], *, rows: int, context: int) -> Self:
+    def from_state(
+        cls,
+        split: AnySplit,
+        state: Mapping[str, int],
+        *,
+        rows: int,
+        context: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
         """Draws that go on where `state` was taken; torch's global generator must stand where it stood for the first.
 
         Raises:
             IncompatibleError: if the split, the context or the rows are not those that the cursor counts in.
         """
         require_same_split(state, rows=rows, context=context, tokens=split.tokens, checksum=checksum(split))
-        return cls(split, rows=rows, context=context, position=state["position"])
+        position = state["position"]
+        return cls(split, rows=rows, context=context, position=position, rank=rank, world_size=world_size)
 
 
 def cut(split: AnySplit, context: int) -> Cut:
@@ -357,6 +375,16 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
     places: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
     keys = _mix(start + places)
     return np.argsort(keys).astype(np.int64, copy=False)
+
+
+def mixed(seed: int, place: int) -> int:
+    """A number in [0, 2^63) that looks random, the same for the same two numbers on every machine.
+
+    >>> mixed(1337, 0) != mixed(1337, 1) != mixed(1338, 0)
+    True
+    """
+    start = _mix(np.array([seed], dtype=np.uint64))
+    return int(_mix(start + np.uint64(place))[0] >> np.uint64(1))
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -5,26 +5,30 @@
       optimizer.safetensors    the optimizer's tensors, by "<parameter name>.<what>"
       state.json               the rest (`State`), the optimizer's groups, the sha256 of each file
 
-It is written under a hidden name, flushed to the disk and renamed, so a crash leaves no half checkpoint in sight.
-No pickle: loading one runs nobody's code.
+No state of a random generator is among them: what a step draws depends on the seed, the step and the micro batch alone
+(`lm.train`). It is written under a hidden name, flushed to the disk and renamed, so a crash leaves no half checkpoint
+in sight. No pickle: loading one runs nobody's code.
 """
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from bpetok.errors import IncompatibleError
 from bpetok.files import sync_file, sync_folder
+from lm import sharded
 from lm.errors import DamagedError
+from lm.world import ALONE, World, is_cut, together
 
 WEIGHTS, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _VERSION = 1
@@ -41,7 +45,7 @@ class State:
         fingerprint: of the vocabulary, sha256 in hex.
         config: the run's config as TOML.
         batches: the cursor, `Batches.state()`.
-        rng: the states of torch's generators in hex, `rng_state()`.
+        val_loss: nats per token on the validation split after `step` updates; None where it was not evaluated then.
     """
 
     step: int
@@ -50,33 +54,53 @@ class State:
     fingerprint: str
     config: str
     batches: Mapping[str, int]
-    rng: Mapping[str, str]
+    val_loss: float | None = None
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: int = 0) -> Path:
-    """Writes a checkpoint and takes the oldest away.
+def save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    *,
+    keep: int = 0,
+    world: World = ALONE,
+) -> Path:
+    """Writes a checkpoint and takes the oldest away; all processes call it.
 
     Args:
         folder: the run's `checkpoints`.
         model: the bare module, not a compiled one (its names would carry a prefix).
         optimizer: over the model's parameters.
         state: the rest.
-        keep: how many of the latest checkpoints stay; 0 for all.
+        keep: how many of the latest checkpoints stay, and beside them the best one; 0 for all.
+        world: the processes. The files are the same for any number of them, and whether each holds all or a part.
 
     Returns:
         the new checkpoint's folder.
     """
     target = folder / f"step_{state.step:06d}"
     hidden = folder / f".{target.name}.tmp"
-    shutil.rmtree(hidden, ignore_errors=True)
-    hidden.mkdir(parents=True)
+    with together(world):
+        if world.is_main:
+            shutil.rmtree(hidden, ignore_errors=True)
+            hidden.mkdir(parents=True)
     names = _parameter_names(model, optimizer)
-    _write_tensors(hidden / WEIGHTS, model.state_dict())
-    _write_tensors(hidden / OPTIMIZER, _optimizer_tensors(names, optimizer))
+    sharded.write(hidden / WEIGHTS, model.state_dict(), world)
+    sharded.write(hidden / OPTIMIZER, _optimizer_tensors(names, optimizer), world)
+    with together(world):
+        if world.is_main:
+            _make_visible(hidden, target, state, _optimizer_groups(names, optimizer))
+            take_away_old(folder, keep)
+    return target
+
+
+def _make_visible(hidden: Path, target: Path, state: State, groups: dict[str, Any]) -> None:
+    """Adds the state to the files of a hidden folder, flushes all to the disk, and gives it its name."""
     document = {
         "version": _VERSION,
         **asdict(state),
-        "optimizer": _optimizer_groups(names, optimizer),
+        "optimizer": groups,
         "sha256": {name: _sha256(hidden / name) for name in (WEIGHTS, OPTIMIZER)},
     }
     document["sha256"][STATE] = _sha256_of_document(document)
@@ -87,15 +111,39 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     sync_folder(hidden)
     shutil.rmtree(target, ignore_errors=True)
     hidden.rename(target)
-    sync_folder(folder)
-    for old in _all(folder)[:-keep] if keep else []:
-        shutil.rmtree(old)
-    return target
+    sync_folder(target.parent)
+
+
+def take_away_old(folder: Path, keep: int) -> None:
+    """Removes all but the `keep` latest checkpoints and the best one, none if `keep` is 0; and what killed saves left."""
+    for left in folder.glob(".step_*.tmp"):
+        shutil.rmtree(left)
+    old = _all(folder)[:-keep] if keep else []
+    for checkpoint in {*old} - {best(folder)}:
+        shutil.rmtree(checkpoint)
 
 
 def latest(folder: Path) -> Path | None:
     """The checkpoint with the most steps, or None where there is none."""
     return max(_all(folder), key=_step_of, default=None)
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint with the lowest `val_loss`, the earliest of equals, or None where none has one.
+
+    It reads the state files alone and skips those that are damaged.
+    """
+    losses = {path: _val_loss(path) for path in _all(folder)}
+    return min((path for path in losses if losses[path] < math.inf), key=lambda path: losses[path], default=None)
+
+
+def _val_loss(checkpoint: Path) -> float:
+    try:
+        document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        loss = document.get("val_loss")
+    except (OSError, ValueError, AttributeError):
+        return math.inf
+    return loss if isinstance(loss, float) else math.inf
 
 
 def read_state(checkpoint: Path) -> State:
@@ -104,8 +152,7 @@ def read_state(checkpoint: Path) -> State:
     Raises:
         DamagedError: if a file is missing or not as it was written; it is named.
     """
-    document = _verified(checkpoint)
-    return State(**{name: document[name] for name in State.__dataclass_fields__})
+    return Checkpoint(checkpoint).state
 
 
 def load(
@@ -132,37 +179,56 @@ def load(
         DamagedError: if a file is missing or not as it was written.
         IncompatibleError: if it is of another rung, vocabulary, size or optimizer.
     """
-    document = _verified(checkpoint)
-    for name, wanted in (("rung", rung), ("fingerprint", fingerprint)):
-        if document[name] != wanted:
-            message = f"{checkpoint}: {name} must be {wanted}, got {document[name]}"
-            raise IncompatibleError(message, hint="take the config and the tokenizer of the run that saved it")
-    weights = _read_tensors(checkpoint / WEIGHTS)
-    _require_same_shapes(checkpoint, weights, model.state_dict())
-    model.load_state_dict(weights)
-    if optimizer is not None:
-        names = _parameter_names(model, optimizer)
-        _require_same_groups(checkpoint, document["optimizer"], _optimizer_groups(names, optimizer))
-        _fill_optimizer(names, optimizer, _read_tensors(checkpoint / OPTIMIZER))
-    return State(**{name: document[name] for name in State.__dataclass_fields__})
+    saved = Checkpoint(checkpoint)
+    saved.fill(model, optimizer, rung=rung, fingerprint=fingerprint)
+    return saved.state
 
 
-def rng_state() -> dict[str, str]:
-    """The states of torch's global generators, in hex: `cpu`, and `cuda:0`, ... where CUDA is."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
-    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+@final
+class Checkpoint:
+    """A checkpoint of whose files every byte was looked at, once.
 
+    Raises:
+        DamagedError: if a file is missing or not as it was written.
+        IncompatibleError: if another version of lm saved it.
+    """
 
-def set_rng_state(states: Mapping[str, str]) -> None:
-    """Puts the generators back; those of devices that this machine lacks are passed over."""
-    for name, text in states.items():
-        state = torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8)
-        if name == "cpu":
-            torch.set_rng_state(state)
-        elif int(name.removeprefix("cuda:")) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state, name)
+    def __init__(self, path: Path) -> None:
+        """Reads the state, and the sums of the other files."""
+        self.path = path
+        self._document = _verified(path)
+        given = {name: self._document[name] for name in State.__dataclass_fields__ if name in self._document}
+        self.state = State(**given)
+
+    def fill(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        rung: str,
+        fingerprint: str,
+    ) -> None:
+        """Puts the saved tensors into a model, and an optimizer over it; as `load`, which says more."""
+        for name, wanted in (("rung", rung), ("fingerprint", fingerprint)):
+            if self._document[name] != wanted:
+                message = f"{self.path}: {name} must be {wanted}, got {self._document[name]}"
+                raise IncompatibleError(message, hint="take the config and the tokenizer of the run that saved it")
+        tensors = model.state_dict()
+        _require_same_shapes(self.path, _shapes(self.path / WEIGHTS), tensors)
+        parts = any(is_cut(tensor) for tensor in tensors.values())
+        if parts:
+            sharded.fill(self.path / WEIGHTS, tensors)
+        else:
+            model.load_state_dict(safetensors.torch.load_file(self.path / WEIGHTS))
+        if optimizer is not None:
+            names = _parameter_names(model, optimizer)
+            _require_same_groups(self.path, self._document["optimizer"], _optimizer_groups(names, optimizer))
+            file = self.path / OPTIMIZER
+            if parts:
+                state = sharded.read_like(file, dict(model.named_parameters()))
+            else:
+                state = safetensors.torch.load_file(file)
+            _fill_optimizer(names, optimizer, state)
 
 
 def _all(folder: Path) -> list[Path]:
@@ -211,11 +277,11 @@ def _fill_optimizer(names: list[list[str]], optimizer: torch.optim.Optimizer, te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _require_same_shapes(checkpoint: Path, saved: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
-    for name in sorted(saved.keys() | model.keys()):
-        wanted, got = (list(tensors[name].shape) if name in tensors else None for tensors in (model, saved))
-        if wanted != got:
-            message = f"{checkpoint / WEIGHTS}: {name} must be of shape {wanted}, got {got}"
+def _require_same_shapes(checkpoint: Path, saved: Mapping[str, list[int]], model: Mapping[str, Tensor]) -> None:
+    wanted = {name: list(tensor.shape) for name, tensor in model.items()}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if wanted.get(name) != saved.get(name):
+            message = f"{checkpoint / WEIGHTS}: {name} must be of shape {wanted.get(name)}, got {saved.get(name)}"
             raise IncompatibleError(message, hint="build the model from the config that lies in the run's folder")
 
 
@@ -225,13 +291,10 @@ def _require_same_groups(checkpoint: Path, saved: Mapping[str, Any], now: Mappin
         raise IncompatibleError(message, hint="resume with the [optimizer] settings that the run began with")
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    safetensors.torch.save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _shapes(path: Path) -> dict[str, list[int]]:
     try:
-        return safetensors.torch.load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise DamagedError(f"{path}: must be a safetensors file, got {error}") from error
 

@@ -2,7 +2,7 @@
 
 One file is one run. Its tables are the fields of `Config`; `[model]` names its rung, and its other keys are
 those of the rung's own config dataclass (`lm.models.LADDER`). The size of the vocabulary is not in the file:
-the tokenizer has it.
+the tokenizer has it. `model.size = "gpt2-355m"` stands for the context, layers, heads and width of that published size.
 
     [data]       shards, tokenizer; or text, alphabet, documents, rows, ...
     [model]      rung, context, ...
@@ -198,8 +198,9 @@ class RunConfig:
             holds a part of weights, gradients and optimizer.
         tensorboard: also write the log as TensorBoard reads it.
         device: "auto" takes CUDA, then Apple's MPS, then the CPU.
-        compile: run the model through `torch.compile`; CUDA only.
-        dtype: of the matrix products; "auto" is bfloat16 on CUDA and float32 elsewhere.
+        compile: run the steps through `torch.compile`, which takes a minute at the start; on the CPU it wants a C++
+            compiler.
+        dtype: of the matrix products; "auto" is bfloat16 on CUDA and float32 elsewhere; "tf32" is for CUDA.
     """
 
     steps: int
@@ -218,7 +219,7 @@ class RunConfig:
     tensorboard: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     compile: bool = False
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "tf32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
@@ -275,7 +276,8 @@ def shipped_configs() -> dict[str, Path]:
 
     >>> sorted(shipped_configs())
     ['02-bigram', '03-mlp', '04-batchnorm', '04-kaiming', '06-dilated', '06-wavenet', '07-bow', '07-gru', '07-rnn', \
-'08-attention', '08-names-transformer', '08-shakespeare-char-cpu', '09-gpt2-124m', 'shakespeare-bpe-cpu']
+'08-attention', '08-names-transformer', '08-shakespeare-char', '08-shakespeare-char-cpu', \
+'08-shakespeare-char-cpu-fast', '09-gpt2-124m', '09-gpt2-124m-muon', '10-modern-124m', 'shakespeare-bpe-cpu']
     """
     folder = Path(str(files("lm") / "configs"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
@@ -407,6 +409,9 @@ def _place_paths(tables: dict[str, Any], folder: Path) -> None:
         for key in _PATHS:
             if isinstance(value := data.get(key), str) and value not in KNOWN:
                 data[key] = str((folder / value).resolve())
+    run = tables.get("run")
+    if isinstance(run, dict) and isinstance(value := run.get("init_from"), str) and (folder / value).is_dir():
+        run["init_from"] = str((folder / value).resolve())  # else it is a name
 
 
 def _apply_override(tables: dict[str, Any], override: str) -> None:
@@ -427,6 +432,8 @@ def _apply_override(tables: dict[str, Any], override: str) -> None:
             del target[other]
         if isinstance(value, str) and key in _PATHS and value not in KNOWN:
             value = str(Path(value).resolve())
+    if name.strip() == "run.init_from" and isinstance(value, str) and Path(value).is_dir():
+        value = str(Path(value).resolve())
     target[key] = value
 
 
@@ -440,10 +447,25 @@ def _config_from(tables: dict[str, Any]) -> Config:
     _require_given("rung" in model, "model.rung", f"the rungs are {', '.join(LADDER)}")
     rung = model.pop("rung")
     _require_rung(rung)
+    if "size" in model and rung in _SIZED:
+        model = _sized(model)
     data = TextConfig if "text" in tables["data"] else DataConfig
     kinds = {**_TABLES, "data": data, "model": LADDER[rung].config}
     sections = {name: _section_from({**tables, "model": model}[name], name, kind) for name, kind in kinds.items()}
     return Config(rung=rung, **sections)
+
+
+_SIZED = ("gpt2", "modern")  # the rungs that come in the published sizes
+
+
+def _sized(model: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `[model]` with `size` spelled out; what is written beside it goes first."""
+    from lm.models.gpt2 import SIZES  # torch comes with it
+
+    size = model.pop("size")
+    require(size in SIZES, "model.size", f"one of {', '.join(SIZES)}", size, _nearest(str(size), SIZES))
+    shape = SIZES[size]
+    return {"context": shape.context, "layers": shape.layers, "heads": shape.heads, "width": shape.width, **model}
 
 
 def _section_from(table: dict[str, Any], name: str, kind: Any) -> Any:

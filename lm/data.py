@@ -4,18 +4,20 @@ Shards have their tokenizer; a text has its characters, its bytes, or a tokenize
 (`lm.alphabet.Vocabulary`). Either way the model is given splits of ids and never learns where they are from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 import numpy as np
+from torch import Tensor
 
 import bpetok
 import bpetok.shards
 from bpetok.errors import DataError
+from bpetok.shards.manifest import EndOfText
 from lm.alphabet import BYTES, Alphabet, Vocabulary
-from lm.batches import AnySplit
+from lm.batches import AnySplit, documents_of
 from lm.config import Config, DataConfig, TextConfig
 from lm.errors import ConfigError, require
 from lm.examples import Lines, Stream, Windows, split_lines
@@ -35,6 +37,7 @@ class Data:
         val: what an evaluation reads.
         test: what is put aside, if anything.
         separator: the id that stands before a document and behind it; None where there are no documents.
+        stands: which document the separator between two belongs to: "before", the one that it opens.
     """
 
     vocabulary: Vocabulary
@@ -42,6 +45,7 @@ class Data:
     val: AnySplit
     test: AnySplit | None = None
     separator: int | None = None
+    stands: EndOfText = "before"
 
 
 def open_data(config: Config) -> Data:
@@ -87,6 +91,27 @@ def open_data(config: Config) -> Data:
     return data
 
 
+def documents_of_rows(
+    config: Config, *, separator: int | None, stands: EndOfText = "before"
+) -> Callable[[Tensor], Tensor | None]:
+    """What gives documents_BT of inputs_BT, where a run keeps attention within a document, and None where it does not.
+
+    Args:
+        config: the run.
+        separator: the id between documents.
+        stands: which document it belongs to, as `lm.batches.documents_of` takes it.
+
+    Raises:
+        ConfigError: if documents are to be apart and there is no separator.
+    """
+    if config.batch.documents == "joined":
+        return lambda inputs_BT: None
+    if separator is None:
+        expected = "joined where the vocabulary has no end-of-text id"
+        raise ConfigError(f"batch.documents must be {expected}, got 'apart'", hint="--set batch.documents=joined")
+    return lambda inputs_BT: documents_of(inputs_BT, end_of_text=separator, stands=stands)
+
+
 def open_tokenizer(path: Path) -> bpetok.Tokenizer:
     """The tokenizer that `data.tokenizer` names.
 
@@ -106,7 +131,13 @@ def _open_shards(config: DataConfig) -> Data:
     shards = bpetok.shards.open(config.shards)
     shards.check(tokenizer)
     shards.verify()  # what was altered on the way here is found before a run, not after it
-    return Data(vocabulary=tokenizer, train=shards.train, val=shards.val, separator=end_of_text(tokenizer))
+    return Data(
+        vocabulary=tokenizer,
+        train=shards.train,
+        val=shards.val,
+        separator=end_of_text(tokenizer),
+        stands=shards.manifest.end_of_text_stands,
+    )
 
 
 def _open_text(config: TextConfig, window: int) -> Data:

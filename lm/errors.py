@@ -9,6 +9,7 @@
         ├── CheckpointError          (ValueError)       a checkpoint is missing or in the way
         │   └── DamagedError         (CorruptionError)  a checkpoint is not as it was written
         ├── NonFiniteError           (ArithmeticError)  loss or gradient is nan or inf; no update was made
+        ├── OutOfMemory              (MemoryError)      a step does not fit the memory; the hint says what to lower
         └── Preempted                                   SIGTERM came; the step is finished and saved
 
 Messages read `<where>: <name> must be <expected>, got <value>`; the hint says what to do.
@@ -35,6 +36,10 @@ class DamagedError(CheckpointError, CorruptionError):
 
 class NonFiniteError(LmError, ArithmeticError):
     """The loss or the gradient is nan or infinite; raised before the weights are updated."""
+
+
+class OutOfMemory(LmError, MemoryError):
+    """A step does not fit the memory of the device."""
 
 
 class Preempted(LmError):

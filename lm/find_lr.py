@@ -19,9 +19,9 @@ from lm.errors import require
 from lm.evaluate import logits_for
 from lm.loss import cross_entropy
 from lm.models import LADDER
+from lm.opening import open_batches
 from lm.optim import build, set_learning_rate
 from lm.parallel import fitting_threads
-from lm.train import open_batches
 
 
 @dataclass(frozen=True, kw_only=True)

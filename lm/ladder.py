@@ -30,6 +30,7 @@ from lm.config import Config, load_config, shipped_configs
 from lm.data import Data, open_data
 from lm.errors import CheckpointError, require
 from lm.evaluate import evaluate
+from lm.events import StepEvent
 from lm.examples import Lines, Windows, split_lines
 from lm.figures import Figures, Row, TrainedBy
 from lm.models import LADDER
@@ -38,7 +39,7 @@ from lm.parallel import fitting_threads
 from lm.sample import load_run
 from lm.schedule import KINDS
 from lm.texts import find
-from lm.train import StepEvent, train
+from lm.train import train
 
 Progress = Callable[[int, int], None]
 

@@ -3,12 +3,15 @@
 import math
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bpetok.errors import DataError
 from lm.batches import IGNORE
+from lm.linear_loss import CHUNK_LOGITS, head_loss, head_losses
 from lm.models.contract import CausalTransformer, LanguageModel
+from lm.models.reading import PAST, Documents
 
 
 def token_losses(logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
@@ -51,19 +54,35 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
-        """losses_BT, float32: the nats of each target; 0 where it is `IGNORE`.
+    def forward(
+        self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None, *, each: bool = False
+    ) -> Tensor:
+        """The nats of the targets in float32: their sum, a scalar, to be divided by the count of the whole step.
 
         Args:
             inputs_BT: ids. Where the targets are of T = 1, the logits are those behind each row.
             targets_BT: the ids to predict, or `IGNORE`.
             documents_BT: which document of its row each position belongs to, for a `CausalTransformer`.
+            each: give losses_BT instead, 0 where a target is `IGNORE`; for evaluation.
+
+        Cost: where the logits are more than `lm.linear_loss.CHUNK_LOGITS` and the model is a `CausalTransformer`, they
+        never exist whole. losses_BT with a gradient needs all of them.
         """
-        if targets_BT.shape[1] == 1:
-            return token_losses(self.model.next_logits(inputs_BT)[:, None], targets_BT)
-        if isinstance(self.model, CausalTransformer):
-            return token_losses(self.model(inputs_BT, documents_BT), targets_BT)
-        return token_losses(self.model(inputs_BT), targets_BT)
+        model = self.model
+        if isinstance(model, CausalTransformer) and targets_BT.shape[1] > 1:
+            reading = PAST if documents_BT is None else Documents(documents_BT)
+            x_BTC, head_PC = model.features(inputs_BT, reading), model.head_PC
+            chunked = targets_BT.numel() * head_PC.shape[0] > CHUNK_LOGITS
+            if chunked and not each:
+                return head_loss(x_BTC, head_PC, targets_BT, model.vocab_size)
+            if chunked and not torch.is_grad_enabled():
+                return head_losses(x_BTC, head_PC, targets_BT, model.vocab_size)
+            losses_BT = token_losses(model.logits(x_BTC), targets_BT)
+        elif targets_BT.shape[1] == 1:
+            losses_BT = token_losses(model.next_logits(inputs_BT)[:, None], targets_BT)
+        else:
+            losses_BT = token_losses(model(inputs_BT), targets_BT)
+        return losses_BT if each else losses_BT.sum()
 
 
 def count_targets(targets_BT: Tensor) -> int:

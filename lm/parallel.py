@@ -1,26 +1,14 @@
-"""Where a run computes, in which precision and with how many threads. Several processes (torchrun) are still to
-come, and refused until then.
+"""Where a process computes, in which precision and with how many threads; `lm.world` is what several are together.
 
 The only file that asks the machine which devices it has.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
 from lm.errors import require
-
-
-def require_one_process() -> None:
-    """Nothing, where this process is alone.
-
-    Raises:
-        ConfigError: if torchrun started several; each would train the whole run, into one folder.
-    """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    require(world_size == 1, "WORLD_SIZE", "1, since lm trains in one process so far", world_size)
 
 
 def pick_device(name: str) -> torch.device:
@@ -52,19 +40,29 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of matrix products on a device.
 
     Args:
-        name: "float32", "bfloat16" (CUDA only), or "auto": bfloat16 where CUDA has it, else float32.
+        name: "float32"; "tf32", float32 whose products round to TensorFloat-32 (CUDA only, see `set_tf32`); "bfloat16"
+            (CUDA only); or "auto": bfloat16 where CUDA has it, else float32.
         device: where the run computes.
 
     Raises:
-        ConfigError: if bfloat16 is asked of another device than CUDA; nothing was measured to be gained
-            there.
+        ConfigError: if tf32 or bfloat16 is asked of another device than CUDA; nothing was measured to be gained there.
     """
-    require(name in ("auto", "float32", "bfloat16"), "run.dtype", "one of auto, float32, bfloat16", name)
+    names = ("auto", "float32", "tf32", "bfloat16")
+    require(name in names, "run.dtype", f"one of {', '.join(names)}", name)
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     fits = name == "float32" or device.type == "cuda"
     require(fits, "run.dtype", f"auto or float32 on run.device = {device.type}", name, "--set run.dtype=auto")
-    return torch.float32 if name == "float32" else torch.bfloat16
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def set_tf32(name: str, device: torch.device) -> None:
+    """Lets CUDA round the factors of float32 products to 10 bits of mantissa, unless `run.dtype` is "float32".
+
+    With bfloat16 it reaches only what autocast leaves in float32. It is a setting of the whole process.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest" if name == "float32" else "high")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:

@@ -109,6 +109,16 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return inputs_BT, targets_BT
 
 
+def to_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The tensor on the CPU, and on CUDA the event after which it is there: nobody waits for it before."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu(), None
+    copied = tensor.to("cpu", non_blocking=True)  # into pinned memory
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return copied, arrived
+
+
 @dataclass
 class _Line:
     """What goes between the two threads: room for a batch one way; a batch and its cursor, or an error, the other.

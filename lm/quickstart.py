@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import statistics
 import sys
 import sysconfig
 import time
@@ -27,13 +26,13 @@ from bpetok.vocab import END_OF_TEXT
 from lm.checkpoint import latest, read_state
 from lm.config import Config, config_from_toml, load_config
 from lm.errors import require
-from lm.loss import cross_entropy
-from lm.models import LADDER
+from lm.estimate import seconds_per_step
+from lm.events import Event, TrainResult
 from lm.parallel import pick_device
 from lm.report import loss_curve
 from lm.run import RunFolder
 from lm.sample import generate, load_run
-from lm.train import Event, TrainResult, train
+from lm.train import train
 
 NAME = "quickstart"
 TEXT = "text.json"
@@ -251,25 +250,6 @@ def _config(folder: RunFolder, *, minutes: float, device: str, seed: int, report
     # A short warmup at this rate leaves the model on a plateau; see benchmarks/LOG.md.
     schedule = dataclasses.replace(config.schedule, warmup_steps=steps // 12)
     return dataclasses.replace(config, schedule=schedule, run=dataclasses.replace(config.run, steps=steps))
-
-
-def seconds_per_step(config: Config, vocab_size: int, device: torch.device) -> float:
-    """How long a step of this run takes on this machine, measured on random ids for about two seconds."""
-    torch.manual_seed(0)
-    model = LADDER[config.rung].build(config.model, vocab_size).to(device)
-    optimizer = torch.optim.AdamW(model.parameters())
-    ids_BT = torch.randint(vocab_size, (config.batch.rows, config.model.context), device=device)
-    times: list[float] = []
-    while len(times) < 6 or sum(times) < 2:
-        began = time.perf_counter()
-        loss = cross_entropy(model(ids_BT), ids_BT)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        assert math.isfinite(loss.item())  # reads the loss, so that a GPU has finished
-        times.append(time.perf_counter() - began)
-    # The first ones warm the caches up.
-    return statistics.median(times[len(times) // 2 :]) * config.batch.accumulation
 
 
 def _samples(run_dir: Path, device: torch.device, seed: int) -> Iterator[str]:

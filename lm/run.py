@@ -5,6 +5,7 @@ run/
   tokenizer.bpetok     a copy of the tokenizer, so that the run can be sampled when the original is gone;
   alphabet.json        in its place where the ids are characters or bytes
   metrics.jsonl        the truth: one JSON object a line, for each logged step and each evaluation
+  tensorboard/         the same for TensorBoard, where run.tensorboard wishes it
   checkpoints/
     step_000500/       see checkpoint.py
 """
@@ -45,6 +46,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """The log."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The log as TensorBoard reads it."""
+        return self.path / "tensorboard"
 
     @property
     def checkpoints(self) -> Path:

@@ -1,87 +1,24 @@
-"""Samples: ids drawn from a model one by one, and the run they are drawn from, read back."""
+"""Samples: text drawn from a model, and the run it is drawn from, read back."""
 
-import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 import bpetok
 from bpetok.errors import DataError, UnknownTokenError
 from lm.alphabet import NEWLINE, Alphabet, Vocabulary
 from lm.checkpoint import latest, load
 from lm.config import Config, load_config
-from lm.errors import CheckpointError, NonFiniteError, require
+from lm.errors import CheckpointError
+from lm.generate import generate, generate_batch, row_seeds
 from lm.models import LADDER
 from lm.models.contract import PAD, LanguageModel
 from lm.run import RunFolder
 
-
-def generate(
-    model: LanguageModel,
-    prompt_ids: Sequence[int],
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop_id: int | None = None,
-    seed: int,
-) -> Iterator[int]:
-    """New ids after a prompt, each as soon as it is drawn.
-
-    The model reads the last `context` ids: when the text outgrows it, the window slides. The model is in eval
-    mode while it draws, and back in its own mode when the iterator ends or is closed.
-
-    Args:
-        model: on the device where it is to run.
-        prompt_ids: at least one id, each in [0, V).
-        max_new_tokens: the most ids to draw.
-        temperature: divides the logits; below 1 the likely ids gain. 0 takes the most likely one, the lowest
-            id of equals.
-        top_k: draw from the k most likely ids only.
-        top_p: draw from the fewest most likely ids whose chances sum to at least p; always at least one.
-        stop_id: end when this id is drawn; it is not given out.
-        seed: of the draws. Equal seeds give equal ids on one machine and version of torch, not across
-            versions.
-
-    Raises:
-        ConfigError: if an argument is out of its range; at the call, not at the first id.
-        NonFiniteError: if the model gives nan.
-
-    Source: top-p is Holtzman et al., *The Curious Case of Neural Text Degeneration* (2020), section 3.1.
-    """
-    ids = list(prompt_ids)
-    require(len(ids) > 0, "sample: prompt_ids", "one id or more", ids, "begin with the tokenizer's eot_token")
-    known = all(0 <= id_ < model.vocab_size for id_ in ids)
-    require(known, "sample: prompt_ids", f"in [0, {model.vocab_size})", ids)
-    require(max_new_tokens >= 0, "sample: max_new_tokens", "at least 0", max_new_tokens)
-    require(0 <= temperature < math.inf, "sample: temperature", "finite and at least 0", temperature)
-    require(top_k is None or top_k >= 1, "sample: top_k", "at least 1", top_k)
-    require(top_p is None or 0 < top_p <= 1, "sample: top_p", "in (0, 1]", top_p)
-    require(0 <= seed < 2**63, "sample: seed", "in [0, 2**63)", seed)
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-
-    def draw() -> Iterator[int]:
-        was_training = model.training
-        model.eval()
-        try:
-            for _ in range(max_new_tokens):
-                logits_V = _next_logits(model, ids)
-                if logits_V.isnan().any():
-                    hint = "the run has diverged: train it again with a lower optimizer.lr"
-                    raise NonFiniteError("sample: the model's logits must be numbers, got nan", hint=hint)
-                id_ = _draw(logits_V, temperature, top_k, top_p, generator)
-                if id_ == stop_id:
-                    return
-                ids.append(id_)
-                yield id_
-        finally:
-            model.train(was_training)
-
-    return draw()
+__all__ = ["Sample", "end_of_text", "generate", "load_run", "read_vocabulary", "write", "write_batch"]
 
 
 def write(
@@ -93,8 +30,11 @@ def write(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
     lines: bool = False,
     seed: int,
+    on_id: Callable[[int], None] | None = None,
 ) -> Iterator[str]:
     """Text behind a prompt, piece by piece as it is drawn, from the beginning of a document on.
 
@@ -103,46 +43,136 @@ def write(
         vocabulary: of its ids.
         prompt: what the document begins with.
         max_new_tokens: the most ids to draw.
-        temperature: as `generate`; so are `top_k`, `top_p` and `seed`.
+        temperature: as `lm.generate.Sampling`; so are `top_k`, `top_p`, `min_p` and `repetition_penalty`.
+        top_k: as there.
+        top_p: as there.
+        min_p: as there.
+        repetition_penalty: as there.
         lines: whether each line is a document by itself (`data.documents`). Then one line follows another until the
             ids are drawn, each with the prompt and knowing of no other (of a prompt of several lines the model sees the
             last); else the text ends with its document.
+        seed: of the draws; of lines, the seeds are those of `lm.generate.row_seeds`.
+        on_id: called with each id as it is drawn, but for those that end a document.
 
     Raises:
         DataError: if the prompt has a character that the vocabulary lacks.
     """
-    separator = end_of_text(vocabulary)
-    ids = vocabulary.encode_ordinary(prompt.rsplit(NEWLINE, 1)[-1] if lines else prompt)
-    start = [separator] if separator is not None else [] if ids else [PAD]
-    stops = lines or isinstance(vocabulary, bpetok.Tokenizer)
+    start, stop_ids = _document(vocabulary, prompt, lines)
     left = max_new_tokens
 
     def counted(drawn: Iterator[int]) -> Iterator[int]:
         nonlocal left
         for id_ in drawn:
             left -= 1
+            if on_id is not None:
+                on_id(id_)
             yield id_
         left -= 1  # the end was drawn, too
 
-    seeds = torch.Generator().manual_seed(seed)
-    for document in itertools.count():
-        # Neighbouring seeds must not share lines, so the further documents' seeds are drawn.
-        document_seed = int(torch.randint(2**62, (), generator=seeds)) if document else seed
+    for document_seed in row_seeds(seed):
         drawn = generate(
             model,
-            [*start, *ids],
+            start,
             max_new_tokens=left,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-            stop_id=separator if stops else None,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop_id=stop_ids[0] if stop_ids else None,
             seed=document_seed,
         )
         yield prompt
-        yield from vocabulary.decode_stream(counted(drawn))
+        with closing(drawn):
+            yield from vocabulary.decode_stream(counted(drawn))
         if not lines or left <= 0:
             return
         yield NEWLINE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A document that was drawn.
+
+    Args:
+        text: the prompt, and what was drawn behind it.
+        ids: what was drawn, without the id that ended it.
+        ended: whether the document's end was drawn, and not only as many ids as were allowed.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    ended: bool
+
+
+def write_batch(
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    lines: bool = False,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> list[Sample]:
+    """One document behind each prompt, all drawn in one batch.
+
+    Args:
+        model: as `write`; so are all that are not named here.
+        vocabulary: as there.
+        prompts: what each document begins with; for several samples of one prompt, the prompt as often.
+        max_new_tokens: the most ids to draw for a document.
+        temperature: as there.
+        top_k: as there.
+        top_p: as there.
+        min_p: as there.
+        repetition_penalty: as there.
+        lines: whether each line is a document by itself. Then a sample is one line, and the samples of one prompt are
+            the lines that `write` writes with the same seed.
+        seed: of the draws; the rows' seeds are those of `lm.generate.row_seeds`.
+        on_step: called with the number of ids drawn at each step.
+
+    Raises:
+        DataError: if a prompt has a character that the vocabulary lacks.
+    """
+    documents = [_document(vocabulary, prompt, lines) for prompt in prompts]
+    drawn: list[list[int]] = [[] for _ in documents]
+    steps = generate_batch(
+        model,
+        [start for start, _ in documents],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop_ids=documents[0][1] if documents else (),
+        seed=seed,
+    )
+    with closing(steps):
+        for step in steps:
+            for ids, id_ in zip(drawn, step, strict=True):
+                ids += [] if id_ is None else [id_]
+            if on_step is not None:
+                on_step(len(step) - step.count(None))
+    return [
+        Sample(text=prompt + "".join(vocabulary.decode_stream(ids)), ids=tuple(ids), ended=len(ids) < max_new_tokens)
+        for prompt, ids in zip(prompts, drawn, strict=True)
+    ]
+
+
+def _document(vocabulary: Vocabulary, prompt: str, lines: bool) -> tuple[list[int], tuple[int, ...]]:
+    """The ids that a document with this prompt begins with, and those that end it."""
+    separator = end_of_text(vocabulary)
+    ids = vocabulary.encode_ordinary(prompt.rsplit(NEWLINE, 1)[-1] if lines else prompt)
+    start = [separator] if separator is not None else [] if ids else [PAD]
+    stops = separator is not None and (lines or isinstance(vocabulary, bpetok.Tokenizer))
+    return [*start, *ids], (separator,) if stops and separator is not None else ()
 
 
 def end_of_text(vocabulary: Vocabulary) -> int | None:
@@ -188,26 +218,3 @@ def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, 
 def read_vocabulary(folder: RunFolder) -> Vocabulary:
     """The vocabulary that a run keeps a copy of."""
     return Alphabet.load(folder.alphabet) if folder.alphabet.exists() else bpetok.load(folder.tokenizer)
-
-
-@torch.inference_mode()
-def _next_logits(model: LanguageModel, ids: list[int]) -> Tensor:
-    window_1T = torch.tensor([ids[-model.context :]], device=next(model.parameters()).device)
-    return model.next_logits(window_1T)[0].float()
-
-
-@torch.inference_mode()
-def _draw(
-    logits_V: Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator
-) -> int:
-    # Stable, so that of equal logits the lowest id comes first, here as under top_k and top_p.
-    sorted_K, ids_K = logits_V.sort(descending=True, stable=True)
-    if temperature == 0:
-        return int(ids_K[0])
-    # Less the highest first: then a tiny temperature gives 0 and -inf, never inf.
-    chances_K = torch.softmax((sorted_K[:top_k] - sorted_K[0]) / temperature, dim=0)
-    if top_p is not None:
-        before_K = chances_K.cumsum(dim=0) - chances_K
-        chances_K = chances_K * (before_K < top_p)
-        chances_K[0] = chances_K[0].clamp(min=torch.finfo(chances_K.dtype).tiny)
-    return int(ids_K[torch.multinomial(chances_K, 1, generator=generator)])

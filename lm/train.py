@@ -1,137 +1,55 @@
 """The training loop: one readable function, and the parts that it names.
 
-What it promises: the targets of a step weigh alike, however they are cut in micro batches; every target of
-the split is learnt from once an epoch; nothing but finite numbers reaches the weights; and a run that was
-stopped and resumed ends with the very weights of an unbroken one (on the CPU bit for bit).
+What it promises: the targets of a step weigh alike, however they are cut in micro batches and shared out over
+processes; every target of the split is learnt from once an epoch; nothing but finite numbers reaches the weights; and a
+run that was stopped and resumed ends with the very weights of an unbroken one (on the CPU bit for bit, and in another
+number of processes but for the order of sums).
+
+For the last, nothing may depend on what happened before but the weights, the optimizer and the cursor: what dropout
+drops is drawn anew for each micro batch from the seed and its place in the run.
+
+On CUDA the host runs ahead: it asks for a step, and only then looks at the figures of the one before. A step whose loss
+or gradient is not finite changes nothing, and neither does any after it, so nothing is lost by looking late.
 
 It prints nothing. Whoever wants to watch passes `on_event`; whoever wants to know reads `metrics.jsonl`.
 """
 
 import dataclasses
+import gc
 import math
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from bpetok.errors import IncompatibleError
-from bpetok.files import write_atomically
-from lm.alphabet import Alphabet
-from lm.batches import Batches, Draws, checksum, require_same_split
-from lm.checkpoint import State, latest, load, read_state, rng_state, save, set_rng_state
-from lm.config import Config, TextConfig, config_from_toml, dump_config, load_config, settings
-from lm.data import Data, open_data
+from lm.batches import checksum, mixed
+from lm.checkpoint import State, latest, save
+from lm.config import Config, TextConfig, dump_config
+from lm.devices import device_name
 from lm.diagnostics import watch
-from lm.errors import CheckpointError, ConfigError, NonFiniteError, Preempted
-from lm.evaluate import Evaluation, evaluate, logits_for
-from lm.loss import count_targets, cross_entropy
+from lm.errors import NonFiniteError, OutOfMemory
+from lm.evaluate import Evaluation, evaluate
+from lm.events import CheckpointEvent, EvalEvent, Event, SampleEvent, StartEvent, StepEvent, TrainResult
+from lm.flops import mfu
+from lm.loss import count_targets
+from lm.memory import advice_for_out_of_memory, is_out_of_memory
 from lm.models import LADDER
 from lm.models.contract import LanguageModel
-from lm.optim import build, set_learning_rate
-from lm.parallel import autocast, fitting_threads, pick_device, pick_dtype, require_one_process
-from lm.prefetch import Prefetch, to_device
-from lm.run import RunFolder, append_metric, cut_metrics, read_metrics
+from lm.opening import Made, Run, open_run
+from lm.optim import set_learning_rate
+from lm.parallel import autocast, fitting_threads
+from lm.prefetch import Prefetch, to_device, to_host
+from lm.run import RunFolder, append_metric, read_metrics
 from lm.sample import write
-from lm.schedule import KINDS
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartEvent:
-    """A call of `train` has opened everything.
-
-    Args:
-        rung: of the model.
-        parameters: of the model.
-        vocab_size: the ids of the vocabulary.
-        train_tokens: the ids of the training split.
-        val_tokens: those of the validation split.
-        step: updates that were made before.
-    """
-
-    rung: str
-    parameters: int
-    vocab_size: int
-    train_tokens: int
-    val_tokens: int
-    step: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepEvent:
-    """A step was made.
-
-    Args:
-        step: updates made so far, this one included.
-        steps: updates of the whole run.
-        loss: nats per token over the step's targets, before the update.
-        lr: the learning rate of the update.
-        grad_norm: of the gradient, before clipping.
-        tokens: targets learnt from so far.
-        seconds: since this call of `train` began.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalEvent:
-    """The validation split was evaluated after `step` updates."""
-
-    step: int
-    evaluation: Evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointEvent:
-    """A checkpoint was saved after `step` updates."""
-
-    step: int
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleEvent:
-    """The model wrote a text after `step` updates."""
-
-    step: int
-    text: str
-
-
-Event = StartEvent | StepEvent | EvalEvent | CheckpointEvent | SampleEvent
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a run came to.
-
-    Args:
-        steps: updates made, those before a resume included.
-        tokens: targets learnt from.
-        before: the first evaluation in the log: of the untrained weights, unless the log was lost.
-        after: the last one.
-        checkpoint: the last checkpoint.
-        seconds: of this call.
-    """
-
-    steps: int
-    tokens: int
-    before: Evaluation
-    after: Evaluation
-    checkpoint: Path
-    seconds: float
+from lm.schedule import rate_at
+from lm.stopping import asked_to_stop, ending
+from lm.tensorboard import TensorBoardWriter
+from lm.world import accumulating, agree, clip_gradients, gathered, joined, sum_over, whole
 
 
 def train(
@@ -144,16 +62,16 @@ def train(
 ) -> TrainResult:
     """Trains what a config describes, and leaves weights, log and settings in the run's folder.
 
-    It seeds torch's global generator. Ctrl-C and SIGTERM let the step be finished and save a checkpoint; a
-    second Ctrl-C does not wait.
+    Under torchrun each process calls it, and they share the work. It seeds torch's global generator. Ctrl-C and SIGTERM
+    let the step be finished and save a checkpoint; a second Ctrl-C does not wait.
 
     Args:
-        config: the run; when resuming, the one it began with, but for `[data]`, the device and how often it evaluates,
-            logs and saves.
+        config: the run; when resuming, the one it began with, but for `[data]`, the device, the processes and how often
+            it evaluates, logs and saves.
         run_dir: the run's folder; made if it is not there.
         resume: go on from the latest checkpoint in `run_dir`.
         max_seconds: end this call at the first step that is over after so long, with an evaluation and a checkpoint.
-        on_event: called with each event as it happens; every step has one.
+        on_event: called with each event as it happens; every step has one. Under torchrun in the main process only.
 
     Raises:
         ConfigError: if a setting is impossible on this machine.
@@ -163,35 +81,50 @@ def train(
         CorruptionError: if a file of the shards is not as it was written; all of them are read for that.
         DataError: if a split has fewer than two ids, or a text is too short for the model's context.
         NonFiniteError: if loss or gradient are nan or infinite; the weights were not updated.
+        OutOfMemory: if a step does not fit the device.
         KeyboardInterrupt: after Ctrl-C; the checkpoint is saved.
         Preempted: after SIGTERM; the checkpoint is saved.
     """
-    run = _open(config, RunFolder(Path(run_dir)), resume=resume, on_event=on_event)
-    plan = config.run
+    with joined(config.run.device) as world:
+        run = open_run(config, RunFolder(Path(run_dir)), world, resume=resume, on_event=on_event)
+        products = config.batch.rows * config.model.context * run.model.expected_parameters()
+        with ExitStack() as stack:
+            for context in (
+                _advice(run),
+                _board(run),
+                fitting_threads(products),
+                _reading_ahead(run),
+                _quiet_collector(),
+            ):
+                stack.enter_context(context)
+            _loop(run, stack.enter_context(asked_to_stop()), max_seconds)
+        return _result(run)
+
+
+def _loop(run: Run, asked: list[signal.Signals], max_seconds: float) -> None:
+    """Steps, and what is due after each."""
+    plan = run.config.run
     run.on_event(_start_event(run))
-    rows, context = config.batch.rows, config.model.context
-    products = rows * context * run.model.expected_parameters()
-    with fitting_threads(products), _reading_ahead(run), _asked_to_stop() as stopped_by:
-        if run.step == 0:
-            _evaluate(run)
-        while run.step < plan.steps:
-            _take_step(run)
-            last = run.step == plan.steps or time.perf_counter() - run.started > max_seconds
-            if last or run.step % plan.eval_every == 0:
-                _evaluate(run)
-            if plan.sample_every and (last or run.step % plan.sample_every == 0):
-                _sample(run)
-            stop = stopped_by[0] if stopped_by and not last else None  # read once: a signal may come at any moment
-            if last or stop or run.step % plan.checkpoint_every == 0:
-                _save(run)
-            if stop:
-                raise _ending(stop, run.step)
-            if last:
-                break
-    return _result(run)
+    if math.isinf(run.lowest):  # the run begins, or its log was lost
+        _evaluate(run)
+    while run.step < plan.steps:
+        _take_step(run)
+        stop, late = _agreed(run, asked, max_seconds)
+        last = run.step == plan.steps or late
+        record = False
+        if last or run.step % plan.eval_every == 0:
+            record = _evaluate(run)
+        if plan.sample_every and (last or run.step % plan.sample_every == 0):
+            _sample(run)
+        if last or stop or (record and plan.keep_best) or run.step % plan.checkpoint_every == 0:
+            _save(run)
+        if stop and not last:
+            raise ending(stop, run.step)
+        if last:
+            break
 
 
-def _start_event(run: "_Run") -> StartEvent:
+def _start_event(run: Run) -> StartEvent:
     return StartEvent(
         rung=run.config.rung,
         parameters=run.model.expected_parameters(),
@@ -199,271 +132,272 @@ def _start_event(run: "_Run") -> StartEvent:
         train_tokens=run.data.train.tokens,
         val_tokens=run.data.val.tokens,
         step=run.step,
+        device=device_name(run.device),
+        dtype=str(run.dtype).removeprefix("torch."),
+        compiled=run.config.run.compile,
+        processes=run.world.size,
     )
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """The parts of a run while it runs, and how far it has come."""
-
-    config: Config
-    folder: RunFolder
-    data: Data
-    model: LanguageModel
-    forward: LanguageModel  # the model, or its compiled twin over the same weights
-    optimizer: torch.optim.Optimizer
-    batches: Batches | Draws | Prefetch
-    device: torch.device
-    dtype: torch.dtype
-    on_event: Callable[[Event], None]
-    started: float
-    step: int = 0
-    tokens: int = 0
-
-
-def _open(config: Config, folder: RunFolder, *, resume: bool, on_event: Callable[[Event], None] | None) -> _Run:
-    started = time.perf_counter()
-    require_one_process()
-    device = pick_device(config.run.device)
-    dtype = pick_dtype(config.run.dtype, device)
-    if config.run.compile and device.type != "cuda":
-        message = f"run.compile must be false on run.device = {device.type}, got True"
-        raise ConfigError(message, hint="--set run.compile=false")
-    checkpoint = _checkpoint_to_resume(folder, resume)
-    data = open_data(config)
-    torch.manual_seed(config.run.seed)
-    # Drawn on the CPU and moved, so that every device begins with the same weights.
-    model = LADDER[config.rung].build(config.model, data.vocabulary.n_vocab).to(device)
-    run = _Run(
-        config=config,
-        folder=folder,
-        data=data,
-        model=model,
-        forward=cast("LanguageModel", torch.compile(model)) if config.run.compile else model,
-        optimizer=build(model, config.optimizer),
-        batches=open_batches(config, data),
-        device=device,
-        dtype=dtype,
-        on_event=on_event or (lambda event: None),
-        started=started,
-    )
-    if checkpoint is not None:
-        _resume(run, checkpoint)
-    _write_settings(run)
-    return run
-
-
-def _checkpoint_to_resume(folder: RunFolder, resume: bool) -> Path | None:
-    checkpoint = latest(folder.checkpoints)
-    if resume and checkpoint is None:
-        message = f"{folder.path}: a run to resume must have a checkpoint, got none"
-        raise CheckpointError(message, hint="start it anew, without resume")
-    if not resume and checkpoint is not None:
-        message = f"{folder.path}: a new run's folder must have no checkpoint, got {checkpoint.name}"
-        raise CheckpointError(message, hint="go on with --resume, or take another folder")
-    return checkpoint
-
-
-def _resume(run: _Run, checkpoint: Path) -> None:
-    # The settings first: their names say more than those of tensors.
-    begun_with = config_from_toml(read_state(checkpoint).config, where=str(checkpoint))
-    _require_same_run(run.config, begun_with, checkpoint)
-    fingerprint = run.data.vocabulary.fingerprint
-    state = load(checkpoint, run.model, run.optimizer, rung=run.config.rung, fingerprint=fingerprint)
-    run.batches = open_batches(run.config, run.data, state.batches)
-    val = checksum(run.data.val)
-    require_same_split({"val_checksum": val, **state.batches}, val_checksum=val)
-    run.step, run.tokens = state.step, state.tokens
-    cut_metrics(run.folder, run.step)
-    if not any(line["event"] == "eval" for line in read_metrics(run.folder)):  # the log was lost
-        _evaluate(run)
-    set_rng_state(state.rng)
-
-
-def open_batches(config: Config, data: Data, cursor: Mapping[str, int] | None = None) -> Batches | Draws:
-    """The batches of a run.
-
-    Args:
-        config: the run.
-        data: what it reads.
-        cursor: where they go on, from a checkpoint; None from the beginning. Draws begin where torch's global
-            generator stands, so the model must just have been built.
-
-    Raises:
-        IncompatibleError: if the cursor is of another split, context or number of rows.
-    """
-    rows, context = config.batch.rows, config.model.context
-    if config.batch.order == "draws":
-        if cursor is None:
-            return Draws(data.train, rows=rows, context=context)
-        return Draws.from_state(data.train, cursor, rows=rows, context=context)
-    if cursor is None:
-        return Batches(data.train, rows=rows, context=context, seed=config.run.seed)
-    return Batches.from_state(data.train, cursor, rows=rows, context=context)
-
-
-def _require_same_run(config: Config, begun_with: Config, checkpoint: Path) -> None:
-    """Nothing that decides the weights may change but the device: a resumed run is the same run."""
-    began, now = settings(begun_with), settings(config)
-    names = [name for name in sorted(began.keys() | now.keys()) if not name.startswith(("data.", "run."))]
-    for name in ["model.rung", *names, "run.seed", "run.dtype"]:
-        _require_equal(name, began.get(name), now.get(name), checkpoint)
-    # With no schedule.decay_steps, another number of steps is another learning rate at each, unless it never changes.
-    if config.schedule.min_lr == config.optimizer.lr and config.schedule.kind == "drop":
-        return
-    _require_equal("the step at which the rate is lowest", begun_with.decay_steps, config.decay_steps, checkpoint)
-
-
-def _require_equal(name: str, began: object, now: object, checkpoint: Path) -> None:
-    if began != now:
-        message = f"{checkpoint}: {name} must be {began}, as the run began, got {now}"
-        raise IncompatibleError(message, hint="resume with the run's own config.toml, or start a new run")
-
-
-def _write_settings(run: _Run) -> None:
-    """The config, a resumed run's with what was changed; the vocabulary; an empty log, where the run begins."""
-    folder, config = run.folder, run.config
-    folder.path.mkdir(parents=True, exist_ok=True)
-    vocabulary = run.data.vocabulary
-    if isinstance(vocabulary, Alphabet):
-        vocabulary.save(folder.alphabet)
-    elif config.data.tokenizer != folder.tokenizer.resolve():
-        vocabulary.save(folder.tokenizer)
-        data = dataclasses.replace(config.data, tokenizer=folder.tokenizer)
-        config = dataclasses.replace(config, data=data)
-    if not folder.config.exists() or run.step > 0:
-        write_atomically(folder.config, dump_config(config, folder.path).encode())
-    elif run.step == 0 and load_config(folder.config) not in (config, run.config):
-        message = f"{folder.config}: a new run's folder must not hold another run's settings"
-        raise CheckpointError(message, hint="take another folder, or remove this one")
-    if run.step == 0:
-        folder.metrics.write_text("", encoding="utf-8")
 
 
 @contextmanager
-def _reading_ahead(run: _Run) -> Iterator[None]:
+def _advice(run: Run) -> Iterator[None]:
+    """Within, what does not fit the memory is an error that says what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first = str(error).splitlines()[0]
+        message = f"train: step {run.step + 1} must fit the memory of {run.device}, got: {first}"
+        raise OutOfMemory(message, hint=advice_for_out_of_memory(run.config, run.device)) from error
+
+
+@contextmanager
+def _board(run: Run) -> Iterator[None]:
+    """Within, what goes to the log goes to TensorBoard too, if the settings wish it."""
+    if not run.config.run.tensorboard or not run.world.is_main:
+        yield
+        return
+    with TensorBoardWriter(run.folder.tensorboard, step=run.step) as run.board:
+        yield
+    run.board = None
+
+
+@contextmanager
+def _quiet_collector() -> Iterator[None]:
+    """Within, Python's collector neither walks what is there already nor runs on its own; each evaluation lets it."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def _reading_ahead(run: Run) -> Iterator[None]:
     """Within, a thread prepares the next step's batches while the device computes this one's."""
     if run.device.type not in _READ_AHEAD_ON:
         yield
         return
-    with Prefetch(run.batches, device=run.device, ahead=run.config.batch.accumulation) as run.batches:
+    with Prefetch(run.batches, device=run.device, ahead=run.micro_batches) as run.batches:
         yield
 
 
 _READ_AHEAD_ON = ("cuda",)  # on the CPU the thread would take the time from the model
 
 
-def _take_step(run: _Run) -> None:
-    """One update of the weights, from `accumulation` micro batches."""
-    schedule, optimizer = run.config.schedule, run.config.optimizer
-    rate = KINDS[schedule.kind](
-        run.step,
-        peak=optimizer.lr,
-        floor=schedule.min_lr,
-        warmup_steps=schedule.warmup_steps,
-        decay_steps=run.config.decay_steps,
-    )
-    set_learning_rate(run.optimizer, rate)
+# ---- a step ------------------------------------------------------------------------------------------------------
+
+
+def _take_step(run: Run) -> None:
+    """One update of the weights, from the step's micro batches in all processes."""
     plan, number = run.config.run, run.step + 1
+    rate = rate_at(run.step, run.config)
+    set_learning_rate(run.optimizer, rate)
     every = plan.diagnose_every
     diagnosed = every > 0 and (number in (1, plan.steps) or number % every == 0)
+    place = run.batches.state()["position"]
     with watch(run.model) if diagnosed else nullcontext() as watching:
-        loss, tokens = _accumulate(run, run.model if diagnosed else run.forward)
+        losses, tokens = _accumulate(run, run.objective if diagnosed else run.forward)
         # An infinite limit clips nothing and still gives the norm.
-        limit = optimizer.grad_clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit).item()
-        _require_finite(run, loss=loss, grad_norm=norm)
+        norm = clip_gradients(run.forward, run.config.optimizer.grad_clip or math.inf)
+        loss = sum_over(run.world, losses.sum())
+        figures, arrived = to_host(torch.stack([loss, norm, *losses]))
+        made = Made(number=number, rate=rate, tokens=run.tokens + tokens, place=place, figures=figures, arrived=arrived)
+        if run.lag:
+            _hold_back_what_is_not_finite(run, loss, norm)
+        else:
+            _require_finite(run, made)
         run.optimizer.step()
         diagnosis = watching.diagnose() if watching else None
-    run.step += 1
-    run.tokens += tokens
+    run.step, run.tokens = made.number, made.tokens
+    run.under_way.append(made)
     if diagnosis:
-        append_metric(run.folder, {"event": "diagnostics", "step": run.step, **diagnosis.to_json()})
-    seconds = time.perf_counter() - run.started
-    event = StepEvent(
-        step=run.step,
-        steps=run.config.run.steps,
-        loss=loss,
-        lr=rate,
-        grad_norm=norm,
-        tokens=run.tokens,
-        seconds=seconds,
-    )
-    if run.step % run.config.run.log_every == 0:
-        line = {key: value for key, value in dataclasses.asdict(event).items() if key != "steps"}
-        append_metric(run.folder, {"event": "step", **line})
-    run.on_event(event)
+        _log(run, {"event": "diagnostics", "step": run.step, **diagnosis.to_json()})
+    _look(run, leave=run.lag)
 
 
-def _accumulate(run: _Run, forward: LanguageModel) -> tuple[float, int]:
-    """The step's mean loss and its number of targets; leaves that loss's gradient on the parameters.
+def _accumulate(run: Run, forward: nn.Module) -> tuple[Tensor, int]:
+    """The losses of this process's micro batches, each divided by the targets of the whole step, and their number.
 
-    The count of the whole step is known before the first backward pass, so every target weighs the same.
+    It leaves the gradient of the step's mean loss on the parameters. The count of the whole step is known before the
+    first backward pass, so every target weighs the same.
     """
-    micro_batches = [next(run.batches) for _ in range(run.config.batch.accumulation)]
-    tokens = sum(count_targets(targets_BT) for _, targets_BT in micro_batches)
+    micro_batches = [next(run.batches) for _ in range(run.micro_batches)]
+    (tokens,) = agree(run.world, sum(count_targets(targets_BT) for _, targets_BT in micro_batches))
     run.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=run.device)
-    for batch in micro_batches:
+    losses = []
+    for index, batch in enumerate(micro_batches):
         inputs_BT, targets_BT = to_device(batch, run.device)
-        with autocast(run.device, run.dtype):
-            loss = cross_entropy(logits_for(forward, inputs_BT, targets_BT), targets_BT, count=tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    return total.item(), tokens
+        with accumulating(forward, last=index == len(micro_batches) - 1):
+            _seed_dropout(run, index)
+            with autocast(run.device, run.dtype):
+                nats = forward(inputs_BT, targets_BT, run.documents(inputs_BT))
+            loss = nats / max(1, tokens)
+            loss.backward()
+        losses.append(loss.detach())
+    return torch.stack(losses), tokens
 
 
-def _require_finite(run: _Run, **figures: float) -> None:
-    for name, value in figures.items():
+def _seed_dropout(run: Run, index: int) -> None:
+    """Gives what is drawn in this micro batch a seed that depends on its place in the run, and on no process."""
+    if getattr(run.config.model, "dropout", 0) > 0:
+        micro_batch = run.step * run.config.batch.accumulation + index * run.world.size + run.world.rank
+        torch.manual_seed(mixed(run.config.run.seed, micro_batch))
+
+
+def _hold_back_what_is_not_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
+    """Makes the optimizer change nothing, from now on, if loss or gradient are not finite; nobody waits for them.
+
+    A flag on the device does it, as in torch's gradient scaler. The host finds out when it looks at the figures.
+    """
+    finite = torch.isfinite(loss) & torch.isfinite(norm)
+    run.spoilt = torch.maximum(run.spoilt, (~finite).float())
+    run.optimizer.found_inf = run.spoilt  # type: ignore[attr-defined]
+
+
+def _look(run: Run, *, leave: int) -> None:
+    """Looks at the figures of the steps under way, but for the last `leave`: checks, logs and reports them."""
+    while len(run.under_way) > leave:
+        made = run.under_way.popleft()
+        if run.lag:
+            _require_finite(run, made)
+        loss, grad_norm, _ = made.read()
+        speed = run.throughput.step(made.tokens)
+        event = StepEvent(
+            step=made.number,
+            steps=run.config.run.steps,
+            loss=loss,
+            lr=made.rate,
+            grad_norm=grad_norm,
+            tokens=made.tokens,
+            seconds=time.perf_counter() - run.started,
+            tokens_per_second=speed,
+            mfu=_mfu(run, speed) if speed else None,
+        )
+        if made.number % run.config.run.log_every == 0:
+            line = {key: value for key, value in dataclasses.asdict(event).items() if key != "steps"}
+            _log(run, {"event": "step", **line})
+        run.on_event(event)
+
+
+def _mfu(run: Run, tokens_per_second: float) -> float | None:
+    name, tf32 = device_name(run.device), run.config.run.dtype == "tf32"
+    return mfu(run.flops, tokens_per_second, name, run.dtype, world_size=run.world.size, tf32=tf32)
+
+
+def _require_finite(run: Run, made: Made) -> None:
+    loss, norm, losses = made.read()
+    for name, value in (("loss", loss), ("grad_norm", norm)):
         if not math.isfinite(value):
-            saved = latest(run.folder.checkpoints)
             raise NonFiniteError(
-                f"train: {name} must be finite, got {value} at step {run.step + 1}",
-                hint="the weights were not updated; lower optimizer.lr or set optimizer.grad_clip"
-                + (f"; the last checkpoint is {saved.name}" if saved else ""),
+                f"train: {name} must be finite, got {value} at step {made.number}{_place_of(run, made, losses)}",
+                hint="the weights were not updated; lower optimizer.lr or set optimizer.grad_clip" + _saved(run),
             )
 
 
-def _require_finite_weights(run: _Run) -> None:
+def _place_of(run: Run, made: Made, losses: list[float]) -> str:
+    """Which rows of the data's order the first micro batch held whose loss is not finite, or the whole step."""
+    rows, size = run.config.batch.rows, run.world.size
+    if run.config.batch.order == "draws":
+        return f", in the draws from {made.place} on"
+    wrong = [index for index, loss in enumerate(losses) if not math.isfinite(loss)]
+    if not wrong:
+        return f", rows {made.place} to {made.place + rows * run.config.batch.accumulation - 1} of the run"
+    first = made.place + (wrong[0] * size + run.world.rank) * rows
+    return f", micro batch {wrong[0] * size + run.world.rank + 1}, rows {first} to {first + rows - 1} of the run"
+
+
+def _saved(run: Run) -> str:
+    checkpoint = latest(run.folder.checkpoints)
+    return f"; the last checkpoint is {checkpoint.name}" if checkpoint else ""
+
+
+def _agreed(run: Run, asked: list[signal.Signals], max_seconds: float) -> tuple[signal.Signals | None, bool]:
+    """The signal that any process got, and whether the time is up; the same in all processes."""
+    kind = asked[0] if asked else None  # read once: a signal may come at any moment
+    late = time.perf_counter() - run.started > max_seconds
+    terms, interrupts, lates = agree(run.world, kind == signal.SIGTERM, kind == signal.SIGINT, late)
+    stop = signal.SIGTERM if terms else signal.SIGINT if interrupts else None
+    return stop, lates > 0
+
+
+# ---- what is due after a step ------------------------------------------------------------------------------------
+
+
+def _require_finite_weights(run: Run) -> None:
     """A finite gradient times a huge rate may still overflow; such weights are neither shown nor saved."""
     for name, parameter in run.model.named_parameters():
-        if not parameter.isfinite().all():
-            saved = latest(run.folder.checkpoints)
+        if not whole(parameter.detach()).isfinite().all():
             raise NonFiniteError(
                 f"train: {name} must be finite, got nan or inf after step {run.step}",
-                hint="lower optimizer.lr" + (f"; the last checkpoint is {saved.name}" if saved else ""),
+                hint="lower optimizer.lr" + _saved(run),
             )
 
 
-def _evaluate(run: _Run) -> None:
+def _evaluate(run: Run) -> bool:
+    """Evaluates, logs and reports; whether the loss is the lowest so far."""
+    _look(run, leave=0)
     _require_finite_weights(run)
+    gc.collect()
     evaluation = evaluate(
-        run.model,
+        run.objective,
         run.data.val,
         token_bytes=run.data.vocabulary.token_byte_lengths(),
         rows=run.config.batch.rows,
         batches=run.config.run.eval_batches,
         dtype=run.dtype,
+        documents=run.documents,
+        world=run.world,
     )
-    append_metric(run.folder, {"event": "eval", "step": run.step, **dataclasses.asdict(evaluation)})
+    _log(run, {"event": "eval", "step": run.step, **dataclasses.asdict(evaluation)})
     run.on_event(EvalEvent(step=run.step, evaluation=evaluation))
+    run.last_evaluation = (run.step, evaluation.loss)
+    run.throughput.pause_ended()
+    record = evaluation.loss < run.lowest
+    run.lowest = min(run.lowest, evaluation.loss)
+    return record
 
 
-def _sample(run: _Run) -> None:
+def _sample(run: Run) -> None:
+    _look(run, leave=0)
     _require_finite_weights(run)
     lines = isinstance(run.config.data, TextConfig) and run.config.data.documents == "lines"
-    drawn = write(run.model, run.data.vocabulary, max_new_tokens=SAMPLE_IDS, lines=lines, seed=run.config.run.seed)
+    model = _whole_model(run)
+    if not run.world.is_main:
+        return
+    drawn = write(model, run.data.vocabulary, max_new_tokens=SAMPLE_IDS, lines=lines, seed=run.config.run.seed)
     text = "".join(drawn)
-    append_metric(run.folder, {"event": "sample", "step": run.step, "text": text})
+    run.throughput.pause_ended()
+    _log(run, {"event": "sample", "step": run.step, "text": text})
     run.on_event(SampleEvent(step=run.step, text=text))
+
+
+def _whole_model(run: Run) -> LanguageModel:
+    """The model, or where each process holds a part of it, one that main puts together."""
+    if run.config.run.parallel == "ddp" or run.world.size == 1:
+        return run.model
+    tensors = gathered(run.model, run.world)
+    with torch.device("meta"):
+        model = LADDER[run.config.rung].build(run.config.model, run.model.vocab_size)
+    if run.world.is_main:
+        model.load_state_dict(tensors, assign=True)
+    return model
 
 
 SAMPLE_IDS = 200
 """How long the samples of the log are, in ids."""
 
 
-def _save(run: _Run) -> None:
+def _save(run: Run) -> None:
+    _look(run, leave=0)
     _require_finite_weights(run)
+    step, loss = run.last_evaluation
     state = State(
         step=run.step,
         tokens=run.tokens,
@@ -471,14 +405,24 @@ def _save(run: _Run) -> None:
         fingerprint=run.data.vocabulary.fingerprint,
         config=dump_config(run.config),
         batches={**run.batches.state(), "val_checksum": checksum(run.data.val)},
-        rng=rng_state(),
+        val_loss=loss if step == run.step else None,
     )
     keep = run.config.run.keep_checkpoints
-    path = save(run.folder.checkpoints, run.model, run.optimizer, state, keep=keep)
+    path = save(run.folder.checkpoints, run.model, run.optimizer, state, keep=keep, world=run.world)
+    if run.board is not None:
+        run.board.flush()
+    run.throughput.pause_ended()
     run.on_event(CheckpointEvent(step=run.step, path=path))
 
 
-def _result(run: _Run) -> TrainResult:
+def _log(run: Run, line: dict[str, object]) -> None:
+    if run.world.is_main:
+        append_metric(run.folder, line)
+        if run.board is not None:
+            run.board.write(line)
+
+
+def _result(run: Run) -> TrainResult:
     evaluations = [_evaluation_of(line) for line in read_metrics(run.folder) if line["event"] == "eval"]
     checkpoint = latest(run.folder.checkpoints)
     assert checkpoint is not None  # the last step saved one
@@ -494,42 +438,3 @@ def _result(run: _Run) -> TrainResult:
 
 def _evaluation_of(line: dict[str, Any]) -> Evaluation:
     return Evaluation(**{field.name: line[field.name] for field in dataclasses.fields(Evaluation)})
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[list[signal.Signals]]:
-    """A list that the first SIGINT or SIGTERM is put in; the second one acts at once, as it does elsewhere.
-
-    Only the main thread may set handlers; in another one the list stays empty, and the caller has its own
-    ways.
-    """
-    received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    # None stands for a handler that was not set from Python; the default is the nearest that can be put back.
-    before = {kind: signal.getsignal(kind) or signal.SIG_DFL for kind in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        put_back()
-
-    def put_back() -> None:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-    for kind in before:
-        signal.signal(kind, handle)
-    try:
-        yield received
-    finally:
-        put_back()
-
-
-def _ending(kind: signal.Signals, step: int) -> BaseException:
-    if kind == signal.SIGTERM:
-        return Preempted(
-            f"train: stopped by SIGTERM after step {step}, checkpoint saved",
-            hint="go on with `lm train … --resume`, or with the same `lm quickstart`",
-        )
-    return KeyboardInterrupt(f"stopped after step {step}, checkpoint saved")

@@ -4,7 +4,7 @@
 light: torch is imported only when a rung's `config` or `model` is asked for.
 
 >>> list(LADDER)
-['bigram', 'mlp', 'batchnorm', 'wavenet', 'dilated', 'bow', 'rnn', 'gru', 'attention', 'gpt2']
+['bigram', 'mlp', 'batchnorm', 'wavenet', 'dilated', 'bow', 'rnn', 'gru', 'attention', 'gpt2', 'modern']
 >>> LADDER["gpt2"].adds
 'the published GPT-2, at any size'
 """
@@ -55,5 +55,6 @@ LADDER = {
     "gru": Rung(module="lm.models.rnn", model_name="GRU", adds="gates, so that the state keeps what it needs"),
     "attention": Rung(module="lm.models.attention", model_name="Transformer", adds="averages whose weights are learnt"),
     "gpt2": Rung(module="lm.models.gpt2", model_name="GPT2", adds="the published GPT-2, at any size"),
+    "modern": Rung(module="lm.models.modern", model_name="Modern", adds="what was found after GPT-2, at its shapes"),
 }
 """Every rung by its name, from the lowest up."""

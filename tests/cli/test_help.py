@@ -15,6 +15,8 @@ import bpetok
 import cli.bpetok
 import cli.lm
 from bpetok import shards
+from lm.huggingface import save_pretrained
+from lm.models.gpt2 import GPT2, GPT2Config
 
 IN_CI = {"lm quickstart"}  # .ci/run runs it, as the README prints it
 GROUPS = {"bpetok": cli.bpetok.group, "lm": cli.lm.group}
@@ -72,6 +74,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, furnish, tok, data) -> Pa
     bigram = (Path(cli.__file__).parents[1] / "lm" / "configs" / "02-bigram.toml").read_text()
     gpt = bigram.replace('"bigram"', '"gpt2"\nlayers = 1\nheads = 2\nwidth = 16')
     (folder / "gpt.toml").write_text(gpt.replace('"tinyshakespeare.txt"', '"my.txt"\nalphabet = "bytes"'))
+    pretrained = GPT2(GPT2Config(context=64, layers=1, heads=2, width=16, vocab_multiple=1), 256)
+    save_pretrained(pretrained, folder / "pretrained")
     (folder / "bin").mkdir()
     for program in ("bpetok", "lm"):
         (folder / "bin" / program).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {program} "$@"\n')

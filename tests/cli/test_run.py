@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -159,14 +158,6 @@ def test_quickstart_does_not_write_over_another_run_or_tokenizer(call, project) 
     assert sorted([*(path.name for path in (project / "shards").iterdir()), "manifest.json"]) == shards_before
 
 
-def test_torchrun_is_refused_until_it_is_supported(project) -> None:
-    command = [sys.executable, "-m", "lm", "train", "gpt.toml", "-o", "x"]
-    env = {**os.environ, "WORLD_SIZE": "2"}
-    done = subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "WORLD_SIZE must be 1" in done.stderr
-
-
-@pytest.mark.slow
 def test_a_run_can_be_moved_and_its_config_is_left_as_it_was_written(run, project) -> None:
     (project / "own").mkdir()
     mine = "# my own words\n" + CONFIG.replace('"shards"', '"../shards"').replace('"my.bpetok"', '"../my.bpetok"')

@@ -20,6 +20,7 @@ from lm.models.bow import BagOfWordsConfig
 from lm.models.dilated import DilatedWaveNetConfig
 from lm.models.gpt2 import GPT2Config
 from lm.models.mlp import MLPConfig
+from lm.models.modern import ModernConfig
 from lm.models.rnn import GRUConfig, RNNConfig
 from lm.models.wavenet import WaveNetConfig
 
@@ -34,6 +35,7 @@ MODELS = {
     "gru": GRUConfig(context=8, embedding=8, hidden=16),
     "attention": TransformerConfig(context=8, layers=1, heads=2, width=16, dropout=0.1),
     "gpt2": GPT2Config(context=8, layers=2, heads=2, width=16, dropout=0.1),
+    "modern": ModernConfig(context=8, layers=2, heads=2, width=16),
 }
 
 

@@ -1,12 +1,11 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from bpetok.errors import IncompatibleError
-from lm.checkpoint import State, latest, load, read_state, rng_state, save, set_rng_state
+from lm.checkpoint import State, best, latest, load, read_state, save
 from lm.config import OptimizerConfig
 from lm.errors import CheckpointError
 from lm.models.gpt2 import GPT2, GPT2Config
@@ -21,7 +20,6 @@ STATE = State(
     fingerprint="ab",
     config="[run]\nsteps = 9\n",
     batches={"seed": 1, "position": 2},
-    rng={"cpu": "00ff"},
 )
 
 
@@ -156,14 +154,24 @@ def test_another_optimizer_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_whole_but_no_safetensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path, *trained(), STATE)
     (path / "model.safetensors").write_bytes(b"not tensors")
-    monkeypatch.setattr("lm.checkpoint._verified", lambda checkpoint: dataclasses.asdict(STATE))
+    document = {**dataclasses.asdict(STATE), "sha256": {}}
+    monkeypatch.setattr("lm.checkpoint._verified", lambda checkpoint: document)
     with pytest.raises(CheckpointError, match=r"model.safetensors: must be a safetensors file, got "):
         load(path, trained()[0], rung="gpt2", fingerprint="ab")
 
 
-def test_random_numbers_go_on_where_the_state_was_taken() -> None:
-    torch.manual_seed(3)
-    state = json.loads(json.dumps(rng_state()))
-    expected = torch.rand(5)
-    set_rng_state(state | {"cuda:99": "00"})  # a device that is not here
-    assert torch.equal(torch.rand(5), expected)
+def test_the_best_checkpoint_stays_beside_the_latest(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    assert best(tmp_path) is None
+    for step, loss in ((1, 3.0), (2, 2.0), (3, None), (4, 2.0), (5, 2.5), (6, None)):
+        save(tmp_path, model, optimizer, dataclasses.replace(STATE, step=step, val_loss=loss), keep=2)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["step_000002", "step_000005", "step_000006"]
+    assert best(tmp_path) == tmp_path / "step_000002", "the earliest of equals"
+
+
+def test_a_checkpoint_that_was_not_evaluated_or_is_damaged_is_not_the_best(tmp_path: Path) -> None:
+    for step, loss in ((1, 1.0), (2, None), (3, 3.0)):
+        save(tmp_path, *trained(), dataclasses.replace(STATE, step=step, val_loss=loss))
+    (tmp_path / "step_000001" / "state.json").write_text("{", encoding="utf-8")
+    assert best(tmp_path) == tmp_path / "step_000003"

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from bpetok.errors import DataError
-from lm.evaluate import Evaluation, evaluate
+from lm.batches import IGNORE
+from lm.errors import ConfigError
+from lm.evaluate import Evaluation, Sliding, evaluate
 from lm.models.bigram import Bigram, BigramConfig
 from lm.models.gpt2 import GPT2, GPT2Config
 
@@ -65,3 +67,84 @@ def test_dropout_is_off_the_figure_the_same_each_time_and_the_mode_put_back(spli
 def test_a_text_of_special_tokens_only_has_no_bits_per_byte(split_of: SplitOf) -> None:
     with pytest.raises(DataError, match=r"bits per byte: bytes must be at least 1, got 0"):
         measure(coin([0.25] * 4), split_of([3, 3, 3]))
+
+
+def test_whoever_asks_is_given_the_targets_of_each_batch_in_the_order_of_the_text(split_of: SplitOf) -> None:
+    seen = []
+    split = split_of([0, 1, 2, 2, 1, 0, 1, 1])
+    evaluate(coin([0.25] * 4), split, token_bytes=TOKEN_BYTES, rows=2, batches=10, on_batch=seen.append)
+    assert [targets_BT.tolist() for targets_BT in seen] == [[[1, 2, 2], [1, 0, 1]], [[1, IGNORE, IGNORE], [IGNORE] * 3]]
+
+
+def test_perplexity_is_the_number_of_equally_likely_tokens_and_never_an_overflow(split_of: SplitOf) -> None:
+    assert measure(coin([0.25] * 4), split_of([0, 1, 2, 2])).perplexity == pytest.approx(4)
+    huge = Evaluation(loss=1e4, bits_per_byte=1.0, tokens=1, bytes=1, standard_error=None)
+    assert huge.perplexity == math.inf
+
+
+# ---- sliding -----------------------------------------------------------------------------------------------------
+
+
+def small_gpt2() -> GPT2:
+    torch.manual_seed(0)
+    return GPT2(GPT2Config(context=6, layers=1, heads=1, width=8), 4)
+
+
+def test_a_stride_of_the_context_is_the_plain_evaluation(split_of: SplitOf) -> None:
+    split = split_of(torch.randint(3, (40,), generator=torch.Generator().manual_seed(1)).tolist())
+    model = small_gpt2()
+    assert measure(model, Sliding(split, 6), batches=99) == measure(model, split, batches=99)
+
+
+@pytest.mark.parametrize("tokens", [2, 5, 13, 40])
+@pytest.mark.parametrize("stride", [1, 2, 4, 5, 6])
+def test_with_any_stride_each_target_comes_once_behind_as_much_of_its_past_as_was_promised(
+    split_of: SplitOf, tokens: int, stride: int
+) -> None:
+    ids = list(range(100, 100 + tokens))  # all different, so each row tells where it is from
+    rows = Sliding(split_of(ids), stride).cut(6)
+    inputs_BT, targets_BT = rows.stack(range(rows.count), rows.count)
+    found = []
+    for inputs_T, targets_T in zip(inputs_BT.tolist(), targets_BT.tolist(), strict=True):
+        for place, target in enumerate(targets_T):
+            if target != IGNORE:
+                found.append(target)
+                left = place + 1  # how many ids this target sees
+                assert inputs_T[:left] == ids[target - 100 - left : target - 100], "the ids just before it"
+                assert left >= min(6 - stride + 1, target - 100)
+    assert found == ids[1:]
+
+
+def test_more_of_the_past_makes_a_model_that_uses_it_surer(split_of: SplitOf) -> None:
+    # The ids come in pairs: which of a pair one id is, a row does not tell where it is all that is seen.
+    text = [0, 0, 1, 1, 2, 2] * 30
+    model = small_gpt2()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    rows_BT = torch.tensor([text[phase : phase + 7] for phase in range(6)])
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(model(rows_BT[:, :-1]).flatten(0, 1), rows_BT[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    split = split_of(text)
+    plain, sliding = measure(model, split, batches=99), measure(model, Sliding(split, 1), batches=99)
+    assert sliding.tokens == plain.tokens == 179
+    assert plain.loss == pytest.approx(math.log(2) / 6, abs=0.02) and sliding.loss < 0.02
+
+
+@pytest.mark.parametrize("stride", [0, 7])
+def test_a_stride_must_be_between_one_and_the_context(split_of: SplitOf, stride: int) -> None:
+    with pytest.raises(ConfigError, match=rf"evaluate: stride must be at .*, got {stride}"):
+        measure(small_gpt2(), Sliding(split_of([0, 1, 2]), stride))
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_figures_are_those_of_the_cpu(split_of: SplitOf) -> None:
+    split = split_of(torch.randint(3, (400,), generator=torch.Generator().manual_seed(1)).tolist())
+    model = small_gpt2()
+    expected = measure(model, split, rows=8)
+    on_cuda = measure(model.to("cuda"), split, rows=8)
+    assert on_cuda.loss == pytest.approx(expected.loss, abs=1e-5)
+    assert (on_cuda.tokens, on_cuda.bytes) == (expected.tokens, expected.bytes)
+    half = evaluate(model, split, token_bytes=TOKEN_BYTES, rows=8, batches=10, dtype=torch.bfloat16)
+    assert half.loss == pytest.approx(expected.loss, abs=0.02)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lm.errors import ConfigError
-from lm.parallel import autocast, pick_device, pick_dtype
+from lm.parallel import autocast, pick_device, pick_dtype, set_tf32
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -34,10 +34,13 @@ def test_a_device_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPa
 def test_bfloat16_is_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert pick_dtype("auto", CPU) == pick_dtype("float32", CPU) == pick_dtype("float32", CUDA) == torch.float32
+    assert pick_dtype("tf32", CUDA) == torch.float32
     assert pick_dtype("auto", CUDA) == pick_dtype("bfloat16", CUDA) == torch.bfloat16
     with pytest.raises(ConfigError, match=r"run.dtype must be auto or float32 on run.device = cpu, got 'bfloat16'"):
         pick_dtype("bfloat16", CPU)
-    with pytest.raises(ConfigError, match=r"run.dtype must be one of auto, float32, bfloat16, got 'int8'"):
+    with pytest.raises(ConfigError, match=r"run.dtype must be auto or float32 on run.device = cpu, got 'tf32'"):
+        pick_dtype("tf32", CPU)
+    with pytest.raises(ConfigError, match=r"run.dtype must be one of auto, float32, tf32, bfloat16, got 'int8'"):
         pick_dtype("int8", CPU)
 
 
@@ -47,3 +50,11 @@ def test_autocast_changes_products_only_where_it_is_asked_to() -> None:
         assert (matrix @ matrix).dtype == torch.float32
     with autocast(CPU, torch.bfloat16):
         assert (matrix @ matrix).dtype == torch.bfloat16
+
+
+def test_products_are_rounded_on_cuda_alone_unless_float32_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    for name, device in (("tf32", CPU), ("auto", CPU), ("float32", CUDA), ("tf32", CUDA), ("bfloat16", CUDA)):
+        set_tf32(name, device)
+    assert set_to == ["highest", "high", "high"]

@@ -16,8 +16,9 @@ from lm.batches import Batches
 from lm.checkpoint import read_state
 from lm.config import Config
 from lm.errors import ConfigError, NonFiniteError
+from lm.events import Event, StepEvent
 from lm.prefetch import Prefetch, to_device
-from lm.train import Event, StepEvent, train
+from lm.train import train
 
 SplitOf = Callable[..., object]
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from lm.config import Config
 from lm.errors import CheckpointError, ConfigError, NonFiniteError
 from lm.models.bigram import Bigram, BigramConfig
 from lm.models.gpt2 import GPT2, GPT2Config
-from lm.sample import end_of_text, generate, load_run, write
+from lm.sample import end_of_text, generate, load_run, write, write_batch
 from lm.train import train
 
 PROMPT = [1, 2]
@@ -252,9 +252,15 @@ def test_half_a_character_is_not_written() -> None:
 
 def test_the_settings_of_the_draws_are_handed_on() -> None:
     model = Recorder(4, strength=0.5)
-    settings: list[dict[str, float]] = [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}]
+    settings: list[dict[str, float]] = [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}]
     texts = ["".join(write(model, ABC, max_new_tokens=40, seed=0, **one)) for one in settings]
     assert set(texts) == {"abc\n" * 10}
+    batches = [write_batch(model, ABC, [""], max_new_tokens=40, seed=0, **one)[0].text for one in settings]
+    assert set(batches) == {"abc\n" * 10}
+    flat = Recorder(4, strength=0.0)
+    penalised = {"max_new_tokens": 3, "temperature": 0, "repetition_penalty": 1.5, "seed": 0}
+    torch.nn.init.ones_(flat.table.weight)
+    assert "".join(write(flat, ABC, **penalised)) == write_batch(flat, ABC, [""], **penalised)[0].text == "abc"
     with pytest.raises(ConfigError, match=r"sample: temperature must be finite and at least 0, got -1"):
         list(write(model, ABC, max_new_tokens=4, seed=0, temperature=-1))
 
@@ -292,9 +298,49 @@ def test_of_a_prompt_of_several_lines_the_model_sees_the_last_where_lines_are_do
     assert model.given[0] == [0, 1]
 
 
+def test_the_documents_of_a_batch_are_the_lines_of_a_text_with_its_seed() -> None:
+    torch.manual_seed(0)
+    model = Recorder(4, strength=0.0)
+    lines = "".join(write(model, ABC, prompt="a", max_new_tokens=300, lines=True, seed=3)).split("\n")[:6]
+    samples = write_batch(model, ABC, ["a"] * 6, max_new_tokens=100, lines=True, seed=3)
+    assert [one.text for one in samples] == lines and all(one.ended for one in samples)
+    assert [one.ids for one in samples] == [tuple(ABC.encode_ordinary(line[1:])) for line in lines]
+
+
+def test_a_batch_has_a_document_for_each_prompt_whether_it_ended_or_not() -> None:
+    model = Recorder(4)
+    counts: list[int] = []
+    samples = write_batch(model, ABC, ["b", "", "c\na"], max_new_tokens=2, lines=True, seed=0, on_step=counts.append)
+    assert [one.text for one in samples] == ["bc", "ab", "c\nabc"]
+    assert [one.ended for one in samples] == [True, False, False] and counts == [3, 2]
+    whole = write_batch(model, ABC, ["a\nb", "c"], max_new_tokens=3, seed=0)
+    assert [one.text for one in whole] == ["a\nbc\na", "c\nab"] and not any(one.ended for one in whole)
+    with pytest.raises(ConfigError, match=r"sample: prompts must be one or more, got \[\]"):
+        write_batch(model, ABC, [], max_new_tokens=3, seed=0)
+
+
+def test_a_batch_stops_a_tokenizers_texts_at_their_end_of_text() -> None:
+    tokenizer = bpetok.train(["abc"], vocab_size=256, special_tokens=["<|endoftext|>"])
+    model = Recorder(tokenizer.n_vocab)
+    with torch.no_grad():
+        model.table.weight.zero_()
+        for id_, following in zip([*b"ab", tokenizer.eot_token], [*b"b", tokenizer.eot_token, *b"a"], strict=True):
+            model.table.weight[id_, following] = 50.0
+    samples = write_batch(model, tokenizer, ["", "b"], max_new_tokens=7, seed=0)
+    assert [(one.text, one.ids, one.ended) for one in samples] == [("ab", tuple(b"ab"), True), ("b", (), True)]
+
+
+def test_drawn_ids_are_counted_as_they_come() -> None:
+    counted: list[int] = []
+    text = "".join(write(Recorder(4), ABC, max_new_tokens=10, lines=True, seed=0, on_id=counted.append))
+    assert text == "abc\nabc\nab" and counted == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
 def test_a_model_that_has_diverged_is_a_typed_error() -> None:
     model = Recorder(4)
     with torch.no_grad():
         model.table.weight.fill_(float("nan"))
-    with pytest.raises(NonFiniteError, match=r"sample: the model's logits must be numbers, got nan\nhint: the run has"):
+    with pytest.raises(
+        NonFiniteError, match=r"sample: the model's logits must be numbers, got nan or inf\nhint: the run"
+    ):
         list(write(model, ABC, max_new_tokens=4, seed=0))

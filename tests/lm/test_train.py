@@ -20,10 +20,15 @@ from bpetok.errors import IncompatibleError
 from lm.batches import Batches
 from lm.checkpoint import read_state
 from lm.config import Config, DataConfig, ScheduleConfig, dump_config
-from lm.errors import CheckpointError, ConfigError, NonFiniteError, Preempted
+from lm.errors import CheckpointError, NonFiniteError, Preempted
+from lm.events import CheckpointEvent, EvalEvent, Event, StepEvent
+from lm.loss import Objective
 from lm.models import LADDER
 from lm.models.bigram import BigramConfig
-from lm.train import CheckpointEvent, EvalEvent, Event, StepEvent, train
+from lm.opening import open_run
+from lm.run import RunFolder
+from lm.train import train
+from lm.world import ALONE
 
 SmallRun = Callable[..., Config]
 
@@ -32,9 +37,12 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(run / "checkpoints" / f"step_{step:06d}" / "model.safetensors")
 
 
+TIMES = ("seconds", "tokens_per_second", "mfu")
+
+
 def log_without_times(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
 def signal_at(step: int, kind: signal.Signals) -> Callable[[Event], None]:
@@ -105,12 +113,12 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(
     runs = []
     for rows, accumulation in ((8, 1), (4, 2), (1, 8)):
         config = small_run(rung, rows=rows, accumulation=accumulation, steps=1)
-        run = lm.train._open(config, lm.train.RunFolder(tmp_path / f"{rows}"), resume=False, on_event=None)
+        run = open_run(config, RunFolder(tmp_path / f"{rows}"), ALONE, resume=False)
         run.batches = Batches(split, rows=rows, context=8, seed=0)
         run.model.eval()  # other shapes draw another dropout, and BatchNorm normalises each micro batch by itself
-        loss, tokens = lm.train._accumulate(run, run.forward)
-        assert tokens < 8 * 8
-        runs.append((loss, tokens, [parameter.grad for parameter in run.model.parameters()]))
+        losses, tokens = lm.train._accumulate(run, run.forward)
+        assert tokens < 8 * 8 and len(losses) == accumulation
+        runs.append((losses.sum().item(), tokens, [parameter.grad for parameter in run.model.parameters()]))
     for loss, tokens, gradients in runs[1:]:
         assert loss == pytest.approx(runs[0][0], abs=1e-6) and tokens == runs[0][1]
         for gradient, expected in zip(gradients, runs[0][2], strict=True):
@@ -158,7 +166,7 @@ def test_a_signal_that_comes_between_two_looks_ends_no_run_unsaved(
             return self.looks > 1
 
     received = SeenFromTheSecondLookOn([signal.SIGTERM])
-    monkeypatch.setattr(lm.train, "_asked_to_stop", lambda: nullcontext(received))
+    monkeypatch.setattr(lm.train, "asked_to_stop", lambda: nullcontext(received))
     with pytest.raises(Preempted, match="checkpoint saved"):
         train(small_run("bigram"), tmp_path)
     assert (tmp_path / "checkpoints").exists()
@@ -191,15 +199,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
     tmp_path: Path, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = []
-    real = lm.train.cross_entropy
+    real = Objective.forward
 
-    def broken(*arguments: Any, **settings: Any) -> torch.Tensor:
-        loss = real(*arguments, **settings)
-        return loss * math.nan if len(steps) == 3 else loss
+    def broken(self: Objective, *arguments: Any, **settings: Any) -> torch.Tensor:
+        nats = real(self, *arguments, **settings)
+        return nats * math.nan if len(steps) == 3 and nats.requires_grad else nats
 
-    monkeypatch.setattr(lm.train, "cross_entropy", broken)
+    monkeypatch.setattr(Objective, "forward", broken)
     with pytest.raises(
-        NonFiniteError, match=r"loss must be finite, got nan at step 4\nhint: .*last checkpoint is step_000003"
+        NonFiniteError,
+        match=r"loss must be finite, got nan at step 4, micro batch 1, rows 24 to 27 of the run\n"
+        r"hint: .*last checkpoint is step_000003",
     ):
         train(
             small_run("bigram", checkpoint_every=1),
@@ -212,11 +222,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(
 def test_a_gradient_that_is_not_finite_stops_before_the_update(
     tmp_path: Path, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = lm.train._open(small_run("bigram"), lm.train.RunFolder(tmp_path), resume=False, on_event=None)
+    run = open_run(small_run("bigram"), RunFolder(tmp_path), ALONE, resume=False)
     before = run.model.table.weight.clone()
     run.model.table.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(
-        NonFiniteError, match=r"grad_norm must be finite, got (nan|inf) at step 1\nhint: .* optimizer.grad_clip$"
+        NonFiniteError,
+        match=r"grad_norm must be finite, got (nan|inf) at step 1, rows 0 to 7 of the run\nhint: .*grad_clip$",
     ):
         lm.train._take_step(run)
     assert torch.equal(run.model.table.weight, before)
@@ -316,9 +327,16 @@ def test_lines_of_the_log_past_the_checkpoint_are_cut(tmp_path: Path, small_run:
     assert log_without_times(tmp_path / "crashed") == log_without_times(tmp_path / "unbroken")
 
 
-def test_compiling_is_for_cuda_only(tmp_path: Path, small_run: SmallRun) -> None:
-    with pytest.raises(ConfigError, match=r"run.compile must be false on run.device = cpu, got True\nhint: --set"):
-        train(small_run("bigram", compile=True), tmp_path)
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles
+def test_a_compiled_run_learns_what_an_eager_one_does_and_saves_its_names(tmp_path: Path, small_run: SmallRun) -> None:
+    losses = {}
+    for compiled in (False, True):
+        events: list[Event] = []
+        train(small_run("gpt2", compile=compiled), tmp_path / f"{compiled}", on_event=events.append)
+        losses[compiled] = [event.loss for event in events if isinstance(event, StepEvent)]
+    assert losses[True] == pytest.approx(losses[False], abs=1e-5)
+    assert weights(tmp_path / "True", 4).keys() == weights(tmp_path / "False", 4).keys()
 
 
 @pytest.mark.gpu
