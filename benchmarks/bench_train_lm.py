@@ -4,7 +4,7 @@ FOLDER holds a checkout of karpathy/nanoGPT as `nanoGPT`; without it, BPETOK_PEE
 runs, in a folder of links beside data that its own prepare.py made, with the settings of its README for a laptop. Ours
 is `lm.train` with the shipped configs. The same text, split and 768 ids a step, the same threads, each turn a process
 of its own. In a round each path has its turn, in an order that rotates; what counts is a ratio within a round, its
-median and its range.
+median and its range, by the clock and, since the clock says little on a busy machine, by processor time too.
 
     speed      tokens a second over some steps, for each path of ours: nanoGPT's step divided by ours
     quality    whole runs: the loss on all of the validation text, by one function for both, in float32, and the time of
@@ -18,16 +18,20 @@ model and step; nanoGPT's last loss in half of its time, with no more parameters
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import platform
-import re
+import runpy
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import torch
 from torch import Tensor, nn
 
-from lm.batches import AnySplit, in_order
+from lm.batches import IGNORE, AnySplit, in_order
 from lm.config import Config, load_config, shipped_configs
 from lm.data import open_data
 from lm.loss import Objective, count_targets
@@ -58,6 +62,7 @@ SETTINGS = (  # nanoGPT's README, "I only have a macbook"
 
 def their_model(peers: Path, weights: dict[str, Tensor] | None = None) -> nn.Module:
     sys.path.insert(0, str(peers / "nanoGPT"))
+    sys.modules.pop("model", None)  # as train.py left it, from a folder that is gone
     from model import GPT, GPTConfig  # type: ignore[import-not-found]
 
     torch.manual_seed(0)
@@ -116,55 +121,85 @@ def our_config(name: str, dtype: str, steps: int | None) -> Config:
     return load_config(shipped_configs()[name], [*quiet, f"run.dtype={dtype}", *whole])
 
 
+@dataclass
+class Steps:
+    """Wall time and processor time of each step, from the end of whatever came before it."""
+
+    seconds: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    before: tuple[float, float] = (0.0, 0.0)
+
+    def ended(self, *, step: bool) -> None:
+        now = (time.perf_counter(), time.process_time())
+        if step:
+            self.seconds.append(now[0] - self.before[0])
+            self.processor.append(now[1] - self.before[1])
+        self.before = now
+
+
 def our_turn(name: str, dtype: str, steps: int | None) -> dict[str, Any]:
-    """The seconds of each step; of a whole run the loss too."""
+    """The times of each step; of a whole run the loss too."""
     import safetensors.torch
 
     from lm.events import StepEvent
     from lm.models import LADDER
     from lm.train import train
 
-    config = our_config(name, dtype, steps)
-    seconds: list[float] = []
-    ended = [0.0]
-
-    def watch(event: object) -> None:
-        now = time.perf_counter()
-        if isinstance(event, StepEvent):
-            seconds.append(now - ended[0])
-        ended[0] = time.perf_counter()
-
+    config, clock = our_config(name, dtype, steps), Steps()
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, Path(folder) / "run", on_event=watch)
+        result = train(
+            config, Path(folder) / "run", on_event=lambda event: clock.ended(step=isinstance(event, StepEvent))
+        )
         data = open_data(config)
         model = LADDER[config.rung].build(config.model, data.vocabulary.n_vocab)
         model.load_state_dict(safetensors.torch.load_file(result.checkpoint / "model.safetensors"))
     loss = None if steps else whole_loss(Objective(model.eval()), data.val)
-    return {"seconds": seconds, "loss": loss, "parameters": model.expected_parameters()}
+    return outcome_of(clock, loss, model.expected_parameters())
+
+
+def outcome_of(clock: Steps, loss: float | None, parameters: int) -> dict[str, Any]:
+    return {"seconds": clock.seconds, "processor": clock.processor, "loss": loss, "parameters": parameters}
+
+
+class Listener(io.TextIOBase):
+    """The standard output of nanoGPT's train.py, which says a line a step."""
+
+    def __init__(self, clock: Steps) -> None:
+        self.clock = clock
+
+    def write(self, text: str) -> int:
+        if text.startswith("iter "):
+            self.clock.ended(step=True)
+        return len(text)
 
 
 def their_turn(peers: Path, steps: int | None) -> dict[str, Any]:
-    """The same of nanoGPT's train.py, by what it prints and the checkpoint that it leaves."""
+    """The same of nanoGPT's train.py, by the lines that it prints and the checkpoint that it leaves."""
+    number, clock, here = steps or STEPS, Steps(), Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lay_out(peers / "nanoGPT", folder)
-        number = steps or STEPS
         # The evaluation after so many steps is what saves the checkpoint; one more step follows it.
         every = [f"--max_iters={number}", f"--eval_interval={number}", "--always_save_checkpoint=True"]
-        command = [sys.executable, "train.py", "config/train_shakespeare_char.py", *SETTINGS, *every, "--out_dir=out"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"nanoGPT's train.py ended with {done.returncode}:\n{done.stderr}")
-        seconds = [float(found) / 1e3 for found in re.findall(r"^iter \d+: .*time ([\d.]+)ms", done.stdout, re.M)][
-            :number
-        ]
-        seconds[0] = statistics.median(seconds)  # its first step has an evaluation in it
+        sys.argv = ["train.py", "config/train_shakespeare_char.py", *SETTINGS, *every, "--out_dir=out"]
+        sys.path.insert(0, str(folder))
+        os.chdir(folder)
+        with contextlib.redirect_stdout(Listener(clock)), warnings.catch_warnings(action="ignore"):
+            runpy.run_path("train.py", run_name="__main__")
+        os.chdir(here)
         saved = torch.load(folder / "out" / "ckpt.pt", weights_only=True)
+    for times in (clock.seconds, clock.processor):
+        del times[number:]
+        times[0] = statistics.median(times)  # its first step has an evaluation and the start in it
     model = their_model(peers, saved["model"]).eval()
     data = open_data(our_config(SAME, "float32", None))
-    count = sum(parameter.numel() for parameter in model.parameters())
-    loss = None if steps else whole_loss(lambda x, y: model(x, y)[1] * count_targets(y), data.val)
-    return {"seconds": seconds, "loss": loss, "parameters": count}
+
+    def nats_of(inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        mean: Tensor = model(inputs_BT, targets_BT.masked_fill(targets_BT == IGNORE, -1))[1]  # what it leaves out
+        return mean * count_targets(targets_BT)
+
+    loss = None if steps else whole_loss(nats_of, data.val)
+    return outcome_of(clock, loss, sum(parameter.numel() for parameter in model.parameters()))
 
 
 def lay_out(nano_gpt: Path, folder: Path) -> None:
@@ -217,30 +252,37 @@ def spread(values: Sequence[float]) -> str:
 
 def speed(paths: Sequence[str], options: argparse.Namespace) -> list[Any]:
     measured = list(rounds_of(paths, options, options.rounds, options.steps))
-    print(
-        f"\nspeed, {options.rounds} rounds of {options.steps} steps   ms a step   tokens/s   times as fast as nanoGPT"
-    )
-    step = {path: [statistics.mean(one[path]["seconds"][SETTLING:]) for one in measured] for path in paths}
+    print(f"\nspeed, {options.rounds} rounds of {options.steps} steps")
+    print(f"  {'':24}ms a step   tokens/s   times as fast as nanoGPT   by processor time")
     for path in paths:
-        median = statistics.median(step[path])
-        ratios = [theirs / ours for theirs, ours in zip(step["nanoGPT"], step[path], strict=True)]
-        print(f"  {path:32}{median * 1e3:9.1f}{CONTEXT * ROWS / median:11,.0f}   {spread(ratios)}", flush=True)
+        step = statistics.median(mean_step(one[path], "seconds") for one in measured)
+        ratios = [
+            [mean_step(one["nanoGPT"], clock) / mean_step(one[path], clock) for one in measured]
+            for clock in ("seconds", "processor")
+        ]
+        rate = f"{step * 1e3:9.1f}{CONTEXT * ROWS / step:11,.0f}"
+        print(f"  {path:24}{rate}   {spread(ratios[0]):26}{spread(ratios[1])}", flush=True)
     return measured
+
+
+def mean_step(outcome: dict[str, Any], clock: str) -> float:
+    return statistics.mean(outcome[clock][SETTLING:])
 
 
 def quality(paths: Sequence[str], options: argparse.Namespace) -> list[Any]:
     measured = list(rounds_of(paths, options, options.runs, None))
-    print(
-        f"\nquality, {options.runs} whole runs   parameters   steps   nats per token   seconds   of nanoGPT's seconds"
-    )
-    seconds = {path: [sum(one[path]["seconds"]) for one in measured] for path in paths}
+    print(f"\nquality, {options.runs} whole runs")
+    print(f"  {'':24}parameters   steps   nats per token   seconds   share of nanoGPT's     by processor time")
     for path in paths:
         first = measured[0][path]
-        losses = [one[path]["loss"] for one in measured]
-        shares = [ours / theirs for ours, theirs in zip(seconds[path], seconds["nanoGPT"], strict=True)]
-        sizes = f"{first['parameters']:12,}{len(first['seconds']):8,}"
-        time_ = f"{statistics.median(seconds[path]):9.1f}   {spread(shares)}"
-        print(f"  {path:24}{sizes}   {statistics.median(losses):.4f}   {time_}", flush=True)
+        shares = [
+            [sum(one[path][clock]) / sum(one["nanoGPT"][clock]) for one in measured]
+            for clock in ("seconds", "processor")
+        ]
+        loss = statistics.median(one[path]["loss"] for one in measured)
+        seconds = statistics.median(sum(one[path]["seconds"]) for one in measured)
+        figures = f"{first['parameters']:10,}{len(first['seconds']):8,}{loss:17.4f}{seconds:10.1f}"
+        print(f"  {path:24}{figures}   {spread(shares[0]):23}{spread(shares[1])}", flush=True)
     return measured
 
 

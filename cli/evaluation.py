@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.manners import Advance, json_option, print_facts, print_json, progress, quiet_option
-from cli.run import device_option, require_torch
+from cli.run import best_option, device_option, require_torch
 
 if TYPE_CHECKING:
     from lm.assessment import RunEvaluation
@@ -33,6 +33,7 @@ OnProgress = Callable[[int, int], None]
 @click.option("--hellaswag", metavar="FILE|download", help="Ask HellaSwag's items (.jsonl, .jsonl.xz) instead.")
 @click.option("--tasks", metavar="NAME,...", help="Run these tasks of lm-evaluation-harness instead.")
 @click.option("--limit", type=int, help="The first so many items only, of HellaSwag and of each task.")
+@best_option
 @device_option
 @click.option("--dtype", default="auto", show_default=True, help="Of matrix products: auto, float32 or bfloat16.")
 @json_option
@@ -47,6 +48,7 @@ def evaluate(
     hellaswag: str | None,
     tasks: str | None,
     limit: int | None,
+    best: bool,
     device: str,
     dtype: str,
     as_json: bool,
@@ -75,10 +77,10 @@ def evaluate(
     if limit is not None and not asked:
         raise click.UsageError("--limit is for --hellaswag and --tasks; --batches makes an evaluation shorter")
     if hellaswag:
-        about = _ask_hellaswag(run, hellaswag, limit, rows=rows, device=device, dtype=dtype, quiet=quiet)
+        about = _ask_hellaswag(run, hellaswag, limit, rows=rows, best=best, device=device, dtype=dtype, quiet=quiet)
         about = about if as_json else _told_hellaswag(about)
     elif tasks:
-        about = _run_tasks(run, tasks.split(","), limit, rows=rows, device=device, dtype=dtype)
+        about = _run_tasks(run, tasks.split(","), limit, rows=rows, best=best, device=device, dtype=dtype)
     else:
         from lm.assessment import evaluate_run
 
@@ -88,6 +90,7 @@ def evaluate(
             "rows": rows,
             "stride": stride,
             "device": device,
+            "best": best,
         }
         with _bar("evaluate", " tokens", quiet) as on_progress:
             found = evaluate_run(run, data, **settings, dtype=dtype, on_progress=on_progress)
@@ -119,7 +122,7 @@ def _told(found: RunEvaluation) -> dict[str, str]:
 
 
 def _ask_hellaswag(
-    run: Path, source: str, limit: int | None, *, rows: int | None, device: str, dtype: str, quiet: bool
+    run: Path, source: str, limit: int | None, *, rows: int | None, best: bool, device: str, dtype: str, quiet: bool
 ) -> dict[str, Any]:
     from lm.assessment import fitting_tokens
     from lm.hellaswag import ask, find, read
@@ -128,7 +131,7 @@ def _ask_hellaswag(
 
     items = read(find() if source == "download" else source, limit)
     on = pick_device(device)
-    model, vocabulary, config = load_run(run, on)
+    model, vocabulary, config = load_run(run, on, best=best)
     tokens = rows * model.context if rows else fitting_tokens(model, config.batch.rows)
     product_dtype = pick_dtype(dtype, on)
     started = time.perf_counter()
@@ -155,11 +158,11 @@ def _told_hellaswag(about: dict[str, Any]) -> dict[str, str]:
 
 
 def _run_tasks(
-    run: Path, tasks: list[str], limit: int | None, *, rows: int | None, device: str, dtype: str
+    run: Path, tasks: list[str], limit: int | None, *, rows: int | None, best: bool, device: str, dtype: str
 ) -> dict[str, Any]:
     from lm.harness import HarnessModel, run_tasks
 
-    model = HarnessModel.of_run(run, rows=rows, device=device, dtype=dtype)
+    model = HarnessModel.of_run(run, rows=rows, device=device, dtype=dtype, best=best)
     return run_tasks(model, [name.strip() for name in tasks], limit=limit)
 
 

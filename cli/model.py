@@ -12,7 +12,7 @@ import click
 
 from bpetok.errors import DataError
 from cli.manners import TextFile, json_option, open_text, print_json
-from cli.run import device_option, require_torch
+from cli.run import best_option, device_option, require_torch
 
 if TYPE_CHECKING:
     from lm.sample import Sample
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1, ids that the text has lose.")
 @click.option("--seed", type=int, default=1337, show_default=True)
 @click.option("-v", "--verbose", is_flag=True, help="Say how fast it went, also where stderr is no terminal.")
+@best_option
 @device_option
 @json_option
 def sample(
@@ -48,6 +49,7 @@ def sample(
     repetition_penalty: float,
     seed: int,
     verbose: bool,
+    best: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -66,7 +68,7 @@ def sample(
     from lm.sample import load_run, write, write_batch
 
     prompt = _read_prompt(prompt, prompt_file)
-    model, vocabulary, config = load_run(run, pick_device(device))
+    model, vocabulary, config = load_run(run, pick_device(device), best=best)
     rules: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
     rules |= {"top_p": top_p, "min_p": min_p, "repetition_penalty": repetition_penalty}
     rules["lines"] = lines = getattr(config.data, "documents", "") == "lines"

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from lm.evaluate import Evaluation
     from lm.quickstart import QuickstartResult
 
+best_option = click.option(
+    "--best", is_flag=True, help="The checkpoint of the lowest validation loss, not the latest."
+)
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 
 
@@ -144,13 +147,12 @@ def train(
     loaded = load_config(config_file(config), [*overrides, *([f"run.device={device}"] if device else [])])
     if init_from:
         loaded = begin_with(loaded, init_from)
-    go_on = resume == "auto" and latest(run_dir / "checkpoints") is not None
     main = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks for all
     if main:
         click.echo(f"run folder: {run_dir}", err=True)
     try:
         with _shown_events(quiet or not main) as on_event:
-            result = run_training(loaded, run_dir, resume=go_on, on_event=on_event)
+            result = run_training(loaded, run_dir, resume="auto" if resume == "auto" else False, on_event=on_event)
     except KeyboardInterrupt as interrupt:
         saved = latest(run_dir / "checkpoints") is not None
         raise KeyboardInterrupt(f"go on with: lm train {run_dir} --resume" if saved else "") from interrupt

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.manners import json_option, print_json, quiet_option
-from cli.run import require_torch
+from cli.run import best_option, require_torch
 
 if TYPE_CHECKING:
     from lm.export import Format
@@ -33,11 +33,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the weights are written as.",
 )
+@best_option
 @click.option("--no-tokenizer", is_flag=True, help="The weights alone.")
 @json_option
 @quiet_option
 def export(
-    run: Path, output: Path, format_name: Format | None, dtype: str, no_tokenizer: bool, as_json: bool, quiet: bool
+    run: Path,
+    output: Path,
+    format_name: Format | None,
+    dtype: str,
+    best: bool,
+    no_tokenizer: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write the model of a run, as its latest checkpoint has it, and its tokenizer, for another program. The rung must
     be gpt2.
@@ -55,7 +63,7 @@ def export(
     require_torch()
     from lm.export import export_run
 
-    done = export_run(run, output, format=format_name, dtype=dtype, tokenizer=not no_tokenizer)
+    done = export_run(run, output, format=format_name, dtype=dtype, tokenizer=not no_tokenizer, best=best)
     if as_json:
         print_json({**dataclasses.asdict(done), "output": str(done.output)})
     elif not quiet:

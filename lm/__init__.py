@@ -41,8 +41,11 @@ The package's map, in the order of the road (shards -> batches -> model -> loss 
     huggingface  GPT-2's weights to and from Hugging Face
     gguf         GPT-2 and its tokenizer for llama.cpp
     export       a run as either
-    estimate     what a run will take: time, and by `memory` (counted on `rehearsal`) the peak
-    flops        operations a token, MFU by the peaks of `devices`, tokens per second
+    estimate     what a run will take
+    memory       its peak, counted before it is taken; what to lower when there is too little
+    rehearsal    a step on made-up ids, which both of them watch
+    flops        operations a token, MFU, tokens per second
+    devices      the dense peaks of GPUs
     report       pictures of a run, and its page
     reportpage   that page, part by part
     curves       what a run's log shows, as charts

@@ -19,7 +19,6 @@ from bpetok.errors import CorruptionError, DataError, IncompatibleError
 from bpetok.shards.manifest import EndOfText
 from lm.alphabet import Alphabet, Vocabulary
 from lm.batches import IGNORE, AnySplit, Cuttable, cut
-from lm.checkpoint import latest
 from lm.config import Config, DataConfig, TextConfig
 from lm.data import documents_of_rows, open_data
 from lm.errors import ConfigError, NonFiniteError, require
@@ -27,8 +26,7 @@ from lm.evaluate import DIVERGED, Evaluation, Sliding, evaluate
 from lm.examples import Lines, Stream, Windows
 from lm.models.contract import PAD, LanguageModel
 from lm.parallel import fitting_threads, pick_device, pick_dtype
-from lm.run import RunFolder
-from lm.sample import end_of_text, load_run
+from lm.sample import checkpoint_of, end_of_text, load_run
 
 
 @final
@@ -80,6 +78,7 @@ def evaluate_run(
     stride: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    best: bool = False,
     on_progress: Callable[[int, int], object] | None = None,
 ) -> RunEvaluation:
     """The loss of a run's model on a whole split of its data, or on another text.
@@ -94,6 +93,7 @@ def evaluate_run(
         stride: see `Sliding`; for blocks only.
         device: as `run.device`.
         dtype: as `run.dtype`.
+        best: take the run's best checkpoint in place of the latest.
         on_progress: called after each batch with how many targets are done, and of how many.
 
     Raises:
@@ -106,7 +106,7 @@ def evaluate_run(
     """
     for name, value in (("batches", batches), ("rows", rows)):
         require(value is None or value >= 1, f"evaluate: {name}", "at least 1", value)
-    model, vocabulary, config = load_run(run_dir, pick_device(device))
+    model, vocabulary, config = load_run(run_dir, pick_device(device), best=best)
     on = next(model.parameters()).device
     product_dtype = pick_dtype(dtype, on)
     text = _open(config, vocabulary, split, None if data is None else Path(data))
@@ -135,7 +135,7 @@ def evaluate_run(
         raise NonFiniteError(f"evaluate: loss must be finite, got {figures.loss}", hint=DIVERGED)
     return RunEvaluation(
         run=Path(run_dir),
-        checkpoint=_name_of_latest(Path(run_dir)),
+        checkpoint=checkpoint_of(run_dir, best=best).name,
         split=text.name,
         source=text.source,
         evaluation=figures,
@@ -289,9 +289,3 @@ def _bytes_of(vocabulary: Vocabulary, ids: list[int]) -> bytes:
     if isinstance(vocabulary, Alphabet) and vocabulary.characters is None:
         return bytes(ids)
     return vocabulary.decode(ids).encode()
-
-
-def _name_of_latest(run_dir: Path) -> str:
-    checkpoint = latest(RunFolder(run_dir).checkpoints)
-    assert checkpoint is not None  # the model was read from it
-    return checkpoint.name

@@ -168,9 +168,9 @@ class Batches:
 
 
 def checksum(split: AnySplit) -> int:
-    """What a cursor knows its split by: the split's own checksum, where it lies in memory and has one, else 0.
+    """What a cursor knows its split by: the split's own checksum, where it has one, else 0.
 
-    A text and its rows are cut anew from the file at each resume; shards are checked against their manifest.
+    A text and its rows are cut anew from the file at each resume; of shards it is that of their files' digests.
     """
     found: int = getattr(split, "checksum", 0)
     return found

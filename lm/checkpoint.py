@@ -12,7 +12,6 @@ in sight. No pickle: loading one runs nobody's code.
 
 import hashlib
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -46,6 +45,7 @@ class State:
         config: the run's config as TOML.
         batches: the cursor, `Batches.state()`.
         val_loss: nats per token on the validation split after `step` updates; None where it was not evaluated then.
+        val_tokens: over how many targets.
     """
 
     step: int
@@ -55,6 +55,7 @@ class State:
     config: str
     batches: Mapping[str, int]
     val_loss: float | None = None
+    val_tokens: int | None = None
 
 
 def save(
@@ -109,13 +110,16 @@ def _make_visible(hidden: Path, target: Path, state: State, groups: dict[str, An
     for path in hidden.iterdir():
         sync_file(path)
     sync_folder(hidden)
-    shutil.rmtree(target, ignore_errors=True)
+    aside = target.with_name(f".{target.name}.old.tmp")
+    if target.exists():
+        target.rename(aside)
     hidden.rename(target)
     sync_folder(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def take_away_old(folder: Path, keep: int) -> None:
-    """Removes all but the `keep` latest checkpoints and the best one, none if `keep` is 0; and what killed saves left."""
+    """Removes all but the `keep` latest checkpoints and the best one, none if `keep` is 0; and what kills left."""
     for left in folder.glob(".step_*.tmp"):
         shutil.rmtree(left)
     old = _all(folder)[:-keep] if keep else []
@@ -131,19 +135,23 @@ def latest(folder: Path) -> Path | None:
 def best(folder: Path) -> Path | None:
     """The checkpoint with the lowest `val_loss`, the earliest of equals, or None where none has one.
 
-    It reads the state files alone and skips those that are damaged.
+    Only losses over as many targets as the last one are held against each other. It reads the state files alone and
+    skips those that are damaged.
     """
-    losses = {path: _val_loss(path) for path in _all(folder)}
-    return min((path for path in losses if losses[path] < math.inf), key=lambda path: losses[path], default=None)
+    evaluated = {path: figures for path in _all(folder) if (figures := _validation_of(path))}
+    if not evaluated:
+        return None
+    *_, (_, tokens) = evaluated.values()
+    return min((path for path in evaluated if evaluated[path][1] == tokens), key=lambda path: evaluated[path][0])
 
 
-def _val_loss(checkpoint: Path) -> float:
+def _validation_of(checkpoint: Path) -> tuple[float, int | None] | None:
     try:
         document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-        loss = document.get("val_loss")
+        loss, tokens = document.get("val_loss"), document.get("val_tokens")
     except (OSError, ValueError, AttributeError):
-        return math.inf
-    return loss if isinstance(loss, float) else math.inf
+        return None
+    return (loss, tokens) if isinstance(loss, float) else None
 
 
 def read_state(checkpoint: Path) -> State:

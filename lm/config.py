@@ -8,7 +8,7 @@ the tokenizer has it. `model.size = "gpt2-355m"` stands for the context, layers,
     [model]      rung, context, ...
     [batch]      rows, accumulation, order, documents
     [optimizer]  kind, lr, betas, eps, weight_decay, grad_clip, matrix_lr, momentum
-    [schedule]   kind, warmup_steps, min_lr, decay_steps, decay_from
+    [schedule]   kind, warmup_steps, min_lr, decay_steps, decay_share
     [run]        steps, seed, eval_every, ...
 
 An unknown, missing or mistyped key is an error that names the file, the dotted key and the nearest valid
@@ -126,7 +126,8 @@ class OptimizerConfig:
         eps: added to the root of the mean square.
         weight_decay: of tensors with two dimensions or more.
         grad_clip: the gradient's norm is scaled down to this; 0 for no clipping.
-        matrix_lr: the highest learning rate of Muon's matrices; the schedule scales it as it does `lr`.
+        matrix_lr: the highest learning rate of Muon's matrices; the schedule scales it as it does `lr`. Of no meaning
+            without Muon, as `momentum`.
         momentum: of Muon, in [0, 1).
     """
 
@@ -147,6 +148,7 @@ class OptimizerConfig:
         require(0 < self.matrix_lr < math.inf, "optimizer.matrix_lr", "above 0 and finite", self.matrix_lr)
         require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
         _require_at_least(0, "optimizer", self, "weight_decay", "grad_clip")
+        require(self.weight_decay < math.inf, "optimizer.weight_decay", "finite", self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,24 +156,25 @@ class ScheduleConfig:
     """`[schedule]`: the learning rate over the steps.
 
     Args:
-        kind: "cosine", a linear warmup and half a cosine down; "wsd", a warmup, the highest rate (stable) and from
-            `decay_from` on a straight line down; or "drop": the highest rate, and from `decay_steps` on `min_lr`, as in
+        kind: "cosine", a linear warmup and half a cosine down; "wsd", a warmup, the highest rate (stable) and at the
+            end a straight line down; or "drop": the highest rate, and from `decay_steps` on `min_lr`, as in
             the lectures.
         warmup_steps: steps until the highest rate; 0 for none.
         min_lr: the rate at the end, absolute (not a ratio).
         decay_steps: the step at which `min_lr` is reached; the run's last step when left out.
-        decay_from: the step at which "wsd" begins to fall; four fifths of `decay_steps` when left out.
+        decay_share: over which last share of `decay_steps` "wsd" falls, in (0, 1]; of no meaning for the others.
     """
 
     kind: Literal["cosine", "wsd", "drop"] = "cosine"
     warmup_steps: int
     min_lr: float
     decay_steps: int | None = None
-    decay_from: int | None = None
+    decay_share: float = 0.2
 
     def __post_init__(self) -> None:
         """Checks the values; raises ConfigError."""
         _require_at_least(0, "schedule", self, "warmup_steps", "min_lr")
+        require(0 < self.decay_share <= 1, "schedule.decay_share", "in (0, 1]", self.decay_share)
 
 
 @dataclass(frozen=True, kw_only=True)

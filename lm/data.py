@@ -48,11 +48,12 @@ class Data:
     stands: EndOfText = "before"
 
 
-def open_data(config: Config) -> Data:
+def open_data(config: Config, *, verify: bool = True) -> Data:
     """The data of a run.
 
     Args:
         config: the run. Rows that are windows are as long as `model.window`.
+        verify: read all shards to see whether they are as they were written; another process does it, if not this one.
 
     Raises:
         ConfigError: if a file is not there, a window is longer than the context, or the rung has none.
@@ -62,7 +63,7 @@ def open_data(config: Config) -> Data:
         UnavailableError: if a known text is not here and cannot be downloaded.
     """
     if isinstance(config.data, DataConfig):
-        return _open_shards(config.data)
+        return _open_shards(config.data, verify=verify)
     context = config.model.context
     window = getattr(config.model, "window", 1)
     if config.data.rows == "windows":
@@ -107,7 +108,7 @@ def documents_of_rows(
     if config.batch.documents == "joined":
         return lambda inputs_BT: None
     if separator is None:
-        expected = "joined where the vocabulary has no end-of-text id"
+        expected = "joined where nothing stands between the documents (data.documents = whole, or no end-of-text id)"
         raise ConfigError(f"batch.documents must be {expected}, got 'apart'", hint="--set batch.documents=joined")
     return lambda inputs_BT: documents_of(inputs_BT, end_of_text=separator, stands=stands)
 
@@ -126,11 +127,12 @@ def open_tokenizer(path: Path) -> bpetok.Tokenizer:
     return bpetok.load(path)
 
 
-def _open_shards(config: DataConfig) -> Data:
+def _open_shards(config: DataConfig, *, verify: bool) -> Data:
     tokenizer = open_tokenizer(config.tokenizer)
     shards = bpetok.shards.open(config.shards)
     shards.check(tokenizer)
-    shards.verify()  # what was altered on the way here is found before a run, not after it
+    if verify:
+        shards.verify()  # what was altered on the way here is found before a run, not after it
     return Data(
         vocabulary=tokenizer,
         train=shards.train,

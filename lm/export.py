@@ -66,6 +66,7 @@ def export_run(
     format: Format | None = None,
     dtype: str = "float32",
     tokenizer: bool = True,
+    best: bool = False,
 ) -> Exported:
     """Writes the model of a run's latest checkpoint, with its tokenizer, for another program.
 
@@ -75,6 +76,7 @@ def export_run(
         format: if None, "gguf" where the output's name ends so, else "huggingface".
         dtype: one of `DTYPES`.
         tokenizer: whether to write it; False for the weights alone.
+        best: take the run's best checkpoint in place of the latest.
 
     Raises:
         ConfigError: if format or dtype is none of those.
@@ -89,7 +91,7 @@ def export_run(
     require(chosen in get_args(Format), "export: format", f"one of {', '.join(get_args(Format))}", chosen)
     require(dtype in DTYPES, "export: dtype", f"one of {', '.join(DTYPES)}", dtype)
     require_free(output)
-    model, vocabulary, _ = load_run(run_dir, torch.device("cpu"))
+    model, vocabulary, _ = load_run(run_dir, torch.device("cpu"), best=best)
     kept = vocabulary if tokenizer else None
     if chosen == "gguf":
         from lm.gguf import export_gguf

@@ -71,9 +71,17 @@ class HarnessModel(LM):  # type: ignore[misc]
         self._info = dict(info or {})
 
     @classmethod
-    def of_run(cls, run: str | Path, *, device: str = "auto", dtype: str = "auto", rows: int | None = None) -> Self:
-        """The model of a run's folder; `rows` of full length in a batch. Raises as `lm.sample.load_run`."""
-        model, vocabulary, config = load_run(run, pick_device(device))
+    def of_run(
+        cls,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        rows: int | None = None,
+        best: bool = False,
+    ) -> Self:
+        """The model of a run's folder; `rows` of full length in a batch. The rest is as `lm.sample.load_run` has it."""
+        model, vocabulary, config = load_run(run, pick_device(device), best=best)
         info = {"run": str(run), "rung": config.rung}
         tokens = fitting_tokens(model, config.batch.rows) if rows is None else rows * model.context
         return cls(model, vocabulary, tokens=tokens, dtype=dtype, info=info)

@@ -37,7 +37,7 @@ from lm.models import LADDER
 from lm.models.contract import LanguageModel, WindowModel
 from lm.parallel import fitting_threads
 from lm.sample import load_run
-from lm.schedule import KINDS
+from lm.schedule import rate_at
 from lm.texts import find
 from lm.train import train
 
@@ -293,7 +293,7 @@ def _train_fast(entry: Entry, config: Config, seeds: int, progress: Progress) ->
             data.train.targets_N,
             generators=generators,
             steps=config.run.steps,
-            rate=_rate(config),
+            rate=lambda step: rate_at(step, config),
             batch=config.batch.rows,
             progress=lambda done, losses: progress(done, config.run.steps),
         )
@@ -306,21 +306,6 @@ def _build(config: Config, data: Data) -> WindowModel:
     model = LADDER[config.rung].build(config.model, data.vocabulary.n_vocab)
     assert isinstance(model, WindowModel)
     return model
-
-
-def _rate(config: Config) -> Callable[[int], float]:
-    schedule, peak = config.schedule, config.optimizer.lr
-
-    def rate(step: int) -> float:
-        return KINDS[schedule.kind](
-            step,
-            peak=peak,
-            floor=schedule.min_lr,
-            warmup_steps=schedule.warmup_steps,
-            decay_steps=config.decay_steps,
-        )
-
-    return rate
 
 
 @torch.inference_mode()

@@ -105,17 +105,20 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _loss_and_slope(logits_RP: Tensor, targets_R: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """The summed nats of some rows, and d_logits_RP: the softmax, minus 1 at the target; 0 in rows without one."""
-    logits_RP = logits_RP.float()
-    columns_P = torch.arange(logits_RP.shape[1], device=logits_RP.device)
-    if vocab_size < logits_RP.shape[1]:
-        logits_RP = logits_RP.masked_fill(columns_P >= vocab_size, -torch.inf)
+    """The summed nats of some rows, and d_logits_RP: the softmax, minus 1 at the target; 0 in rows without one.
+
+    It overwrites the logits, if they are float32.
+    """
+    slope_RP = logits_RP.float()
+    slope_RP[:, vocab_size:] = -torch.inf
     learnt_R1 = (targets_R != IGNORE)[:, None]
     at_R1 = targets_R.clamp(min=0)[:, None]
-    log_sum_R1 = logits_RP.logsumexp(1, keepdim=True)
-    nats = ((log_sum_R1 - logits_RP.gather(1, at_R1)) * learnt_R1).sum()
-    # Written without a scatter, so that a compiler makes one pass of it.
-    slope_RP = ((logits_RP - log_sum_R1).exp() - (columns_P == at_R1).float()) * learnt_R1
+    log_sum_R1 = slope_RP.logsumexp(1, keepdim=True)
+    nats = ((log_sum_R1 - slope_RP.gather(1, at_R1)) * learnt_R1).sum()
+    # In place, for this is the largest tensor there is; without a scatter, so that a compiler makes one pass of it.
+    slope_RP.sub_(log_sum_R1).exp_()
+    slope_RP.add_(torch.arange(slope_RP.shape[1], device=slope_RP.device) == at_R1, alpha=-1)
+    slope_RP.mul_(learnt_R1)
     return nats, slope_RP
 
 

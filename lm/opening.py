@@ -1,13 +1,14 @@
 """A run while it runs: its parts, how they are put together, and how a stopped one is found again."""
 
 import dataclasses
+import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from bpetok.files import write_atomically
 from lm.alphabet import Alphabet
 from lm.batches import Batches, Draws, checksum, require_same_split
 from lm.checkpoint import Checkpoint, latest
-from lm.config import Config, config_from_toml, dump_config, load_config, settings
+from lm.config import BatchConfig, Config, config_from_toml, dump_config, load_config, settings
 from lm.data import Data, documents_of_rows, open_data
 from lm.errors import CheckpointError, require
+from lm.evaluate import Evaluation
 from lm.events import Event
 from lm.flops import Throughput, flops_per_token
 from lm.huggingface import gpt2_config_of, initial_weights, pretrained_folder, require_same_tokens
@@ -31,8 +33,9 @@ from lm.optim import build
 from lm.parallel import pick_dtype, set_tf32
 from lm.prefetch import Prefetch
 from lm.run import RunFolder, cut_metrics, read_metrics
+from lm.schedule import rate_at
 from lm.tensorboard import TensorBoardWriter
-from lm.world import World, barrier, main_first, shared
+from lm.world import World, broadcast_text, main_first, shared, together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,14 @@ class Run:
         step: updates made.
         tokens: targets learnt from.
         lowest: the lowest validation loss so far, in nats per token.
+        lowest_of: over how many targets that was; over others a loss is another figure.
         lag: how many steps may be under way whose figures nobody has looked at; 0 where the host waits for each.
         spoilt: 1 on the device once a loss or a gradient was not finite, else 0; the optimizer then changes nothing.
+        looked_at: after which step all weights were last found finite.
         under_way: steps whose figures were not looked at yet.
         throughput: of the last steps.
         flops: of a token, forward and backward; None where it is not known.
-        last_evaluation: after which step the last one was, and its loss.
+        last_evaluation: after which step the last one was, and what it gave.
         board: TensorBoard's log, if one is wished for.
     """
 
@@ -113,9 +118,11 @@ class Run:
     spoilt: Tensor
     flops: int | None
     lowest: float = math.inf
+    lowest_of: int = 0
+    looked_at: int = -1
     under_way: deque[Made] = field(default_factory=deque)
     throughput: Throughput = field(default_factory=Throughput)
-    last_evaluation: tuple[int, float] = (-1, math.inf)
+    last_evaluation: tuple[int, Evaluation | None] = (-1, None)
     board: TensorBoardWriter | None = None
 
     @property
@@ -130,34 +137,42 @@ class Run:
 
 
 def open_run(
-    config: Config, folder: RunFolder, world: World, *, resume: bool, on_event: Callable[[Event], None] | None = None
+    config: Config,
+    folder: RunFolder,
+    world: World,
+    *,
+    resume: bool | Literal["auto"],
+    on_event: Callable[[Event], None] | None = None,
 ) -> Run:
     """Everything that a run needs, from its beginning or from its latest checkpoint on.
 
     Args:
         config: the run.
-        folder: where it lies.
+        folder: where it lies; all processes see the same one.
         world: the processes that share it.
-        resume: go on from the latest checkpoint.
+        resume: go on from the latest checkpoint; "auto": if there is one.
         on_event: called with each event; only in the main process.
 
     Raises:
         ConfigError: if a setting is impossible on this machine or for this rung.
         CheckpointError: if the folder has a checkpoint and `resume` was not asked for, or the reverse, or it is
-            damaged.
+            damaged, or not there for all processes.
         IncompatibleError: if tokenizer, shards, checkpoint and config do not belong together.
         CorruptionError: if a file of the shards is not as it was written.
         DataError: if a split is too short.
+        LmError: if another process could not open the run.
     """
     started = time.perf_counter()
     dtype = pick_dtype(config.run.dtype, world.device)
     set_tf32(config.run.dtype, world.device)
-    checkpoint = _checkpoint_to_resume(folder, resume)
-    data = open_data(config)
+    path = _checkpoint_to_resume(folder, world, resume)
+    with together(world):
+        data = open_data(config, verify=world.is_main)
+        documents = documents_of_rows(config, separator=data.separator, stands=data.stands)
+        checkpoint = None if path is None else _checkpoint_of_this_run(path, config)
     model = build_model(config, data, world, begin=checkpoint is None).to(world.device)
     _require_fits(config, model, world)
     objective = Objective(model)
-    forward = _forward(config, objective, world, dtype)
     run = Run(
         config=config,
         folder=folder,
@@ -165,11 +180,11 @@ def open_run(
         data=data,
         model=model,
         objective=objective,
-        forward=forward,
-        optimizer=build(model, config.optimizer),
-        batches=open_batches(config, data, world=world),
+        forward=_forward(config, objective, world, dtype),
+        optimizer=build(model, config.optimizer, dtype),
+        batches=open_batches(config, data, checkpoint.state.batches if checkpoint else None, world=world),
         dtype=dtype,
-        documents=documents_of_rows(config, separator=data.separator, stands=data.stands),
+        documents=documents,
         on_event=on_event if on_event and world.is_main else (lambda event: None),
         started=started,
         lag=1 if world.device.type == "cuda" else 0,
@@ -178,9 +193,9 @@ def open_run(
     )
     if checkpoint is not None:
         _resume(run, checkpoint)
-    if world.is_main:
-        _write_settings(run)
-    barrier(world)
+    with together(world):
+        if world.is_main:
+            _write_settings(run)
     return run
 
 
@@ -246,8 +261,7 @@ def _require_fits(config: Config, model: LanguageModel, world: World) -> None:
     """Nothing, where the settings fit the rung and the processes."""
     batch, run = config.batch, config.run
     fits = batch.accumulation % world.size == 0
-    nearest = max(1, round(batch.accumulation / world.size)) * world.size
-    hint = f"--set batch.accumulation={nearest}"
+    hint = _as_many_rows(batch, world.size)
     require(fits, "batch.accumulation", f"a multiple of the {world.size} processes", batch.accumulation, hint)
     transformer = isinstance(model, CausalTransformer)
     able = ", ".join(name for name in LADDER if name in ("gpt2", "modern"))
@@ -262,32 +276,58 @@ def _require_fits(config: Config, model: LanguageModel, world: World) -> None:
     require(not run.compile or device != "mps", "run.compile", f"false on run.device = {device}", True)
 
 
-def _checkpoint_to_resume(folder: RunFolder, resume: bool) -> Path | None:
-    checkpoint = latest(folder.checkpoints)
-    if resume and checkpoint is None:
+def _as_many_rows(batch: BatchConfig, processes: int) -> str:
+    """Which settings share out the rows of a step without changing their number."""
+    for parts in range(2, batch.rows + 1):
+        if batch.rows % parts == 0 and batch.accumulation * parts % processes == 0:
+            return f"--set batch.rows={batch.rows // parts} --set batch.accumulation={batch.accumulation * parts}"
+    fitting = [n for n in range(1, batch.accumulation + 1) if batch.accumulation % n == 0]
+    return f"start {' or '.join(map(str, fitting))} processes"
+
+
+def _checkpoint_to_resume(folder: RunFolder, world: World, resume: bool | Literal["auto"]) -> Path | None:
+    """The checkpoint that main finds, for all: what the others see of the folder may be older."""
+    found = latest(folder.checkpoints)
+    name = broadcast_text(world, found.name if found else "")
+    if resume is True and not name:
         message = f"{folder.path}: a run to resume must have a checkpoint, got none"
         raise CheckpointError(message, hint="start it anew, without resume")
-    if not resume and checkpoint is not None:
-        message = f"{folder.path}: a new run's folder must have no checkpoint, got {checkpoint.name}"
+    if resume is False and name:
+        message = f"{folder.path}: a new run's folder must have no checkpoint, got {name}"
         raise CheckpointError(message, hint="go on with --resume, or take another folder")
+    return folder.checkpoints / name if name else None
+
+
+def _checkpoint_of_this_run(path: Path, config: Config) -> Checkpoint:
+    checkpoint = Checkpoint(path)
+    # The settings first: their names say more than those of tensors.
+    began = config_from_toml(checkpoint.state.config, where=str(path))
+    _require_same_run(config, began, checkpoint.state.step, path)
     return checkpoint
 
 
-def _resume(run: Run, path: Path) -> None:
-    checkpoint = Checkpoint(path)
+def _resume(run: Run, checkpoint: Checkpoint) -> None:
+    """Puts a run where its checkpoint was saved."""
     state = checkpoint.state
-    # The settings first: their names say more than those of tensors.
-    _require_same_run(run.config, config_from_toml(state.config, where=str(path)), path)
     checkpoint.fill(run.model, run.optimizer, rung=run.config.rung, fingerprint=run.data.vocabulary.fingerprint)
-    run.batches = open_batches(run.config, run.data, state.batches, world=run.world)
     val = checksum(run.data.val)
     require_same_split({"val_checksum": val, **state.batches}, val_checksum=val)
     run.step, run.tokens = state.step, state.tokens
-    if run.world.is_main:
-        cut_metrics(run.folder, run.step)
-    barrier(run.world)
-    losses = [line["loss"] for line in read_metrics(run.folder) if line["event"] == "eval"]
-    run.lowest = min(losses, default=math.inf)
+    seen = ""
+    with together(run.world):
+        if run.world.is_main:
+            cut_metrics(run.folder, run.step)
+            seen = json.dumps(_lowest(read_metrics(run.folder)))
+    run.lowest, run.lowest_of = json.loads(broadcast_text(run.world, seen))
+
+
+def _lowest(metrics: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """The lowest validation loss of those over as many targets as the last one, and that number."""
+    evaluations = [line for line in metrics if line["event"] == "eval"]
+    if not evaluations:
+        return math.inf, 0
+    tokens = evaluations[-1]["tokens"]
+    return min(line["loss"] for line in evaluations if line["tokens"] == tokens), tokens
 
 
 def open_batches(
@@ -316,16 +356,34 @@ def open_batches(
     return Batches.from_state(data.train, cursor, rows=rows, context=context, rank=rank, world_size=size)
 
 
-def _require_same_run(config: Config, begun_with: Config, checkpoint: Path) -> None:
-    """Nothing that decides the weights may change but device and processes: a resumed run is the same run."""
+def _require_same_run(config: Config, begun_with: Config, steps: int, checkpoint: Path) -> None:
+    """Nothing that decides the weights may change but device and processes: a resumed run is the same run.
+
+    How the rows of a step are cut into micro batches may change where they are taken in order and each by itself; the
+    learning rate may, behind the steps that were made.
+    """
     began, now = settings(begun_with), settings(config)
+    free = {f"schedule.{key}" for key in ("decay_steps", "decay_share")}
+    if config.rung in BY_ROWS and config.batch.order == "epochs":
+        free |= {"batch.rows", "batch.accumulation"}
+        for figures in (began, now):
+            figures["batch.rows x accumulation"] = cast("int", figures["batch.rows"]) * cast(
+                "int", figures["batch.accumulation"]
+            )
     names = [name for name in sorted(began.keys() | now.keys()) if not name.startswith(("data.", "run."))]
     for name in ["model.rung", *names, "run.seed", "run.dtype"]:
-        _require_equal(name, began.get(name), now.get(name), checkpoint)
-    # With no schedule.decay_steps, another number of steps is another learning rate at each, unless it never changes.
-    if config.schedule.min_lr == config.optimizer.lr and config.schedule.kind == "drop":
-        return
-    _require_equal("the step at which the rate is lowest", begun_with.decay_steps, config.decay_steps, checkpoint)
+        if name not in free:
+            _require_equal(name, began.get(name), now.get(name), checkpoint)
+    for step in range(steps):
+        rates = rate_at(step, begun_with), rate_at(step, config)
+        if rates[0] != rates[1]:
+            name = f"the learning rate of step {step + 1} (run.steps, schedule.decay_steps)"
+            _require_equal(name, *rates, checkpoint)
+
+
+BY_ROWS = ("gpt2", "modern")
+"""The rungs that take each row by itself: a step is the same however its rows are cut into micro batches, but for what
+dropout drops."""
 
 
 def _require_equal(name: str, began: object, now: object, checkpoint: Path) -> None:

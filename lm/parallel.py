@@ -41,19 +41,25 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
     Args:
         name: "float32"; "tf32", float32 whose products round to TensorFloat-32 (CUDA only, see `set_tf32`); "bfloat16"
-            (CUDA only); or "auto": bfloat16 where CUDA has it, else float32.
+            (CUDA, and CPUs with AMX); or "auto": bfloat16 where CUDA has it, else float32.
         device: where the run computes.
 
     Raises:
-        ConfigError: if tf32 or bfloat16 is asked of another device than CUDA; nothing was measured to be gained there.
+        ConfigError: if tf32 is asked of another device than CUDA, or bfloat16 of a CPU without AMX, where it loses.
     """
     names = ("auto", "float32", "tf32", "bfloat16")
     require(name in names, "run.dtype", f"one of {', '.join(names)}", name)
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    fits = name == "float32" or device.type == "cuda"
+    fits = name == "float32" or device.type == "cuda" or (name == "bfloat16" and _has_amx(device))
     require(fits, "run.dtype", f"auto or float32 on run.device = {device.type}", name, "--set run.dtype=auto")
     return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _has_amx(device: torch.device) -> bool:
+    """Whether a CPU has instructions for products of bfloat16 matrices: six times as fast (benchmarks/LOG.md)."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and probe is not None and bool(probe())
 
 
 def set_tf32(name: str, device: torch.device) -> None:

@@ -10,6 +10,7 @@ import torch
 import bpetok
 from bpetok.errors import DataError, UnknownTokenError
 from lm.alphabet import NEWLINE, Alphabet, Vocabulary
+from lm.checkpoint import best as lowest
 from lm.checkpoint import latest, load
 from lm.config import Config, load_config
 from lm.errors import CheckpointError
@@ -18,7 +19,7 @@ from lm.models import LADDER
 from lm.models.contract import PAD, LanguageModel
 from lm.run import RunFolder
 
-__all__ = ["Sample", "end_of_text", "generate", "load_run", "read_vocabulary", "write", "write_batch"]
+__all__ = ["Sample", "checkpoint_of", "end_of_text", "generate", "load_run", "read_vocabulary", "write", "write_batch"]
 
 
 def write(
@@ -192,12 +193,15 @@ def end_of_text(vocabulary: Vocabulary) -> int | None:
         return None
 
 
-def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, Vocabulary, Config]:
+def load_run(
+    run_dir: str | Path, device: torch.device, *, best: bool = False
+) -> tuple[LanguageModel, Vocabulary, Config]:
     """The model of a run as its latest checkpoint has it, its vocabulary and its settings.
 
     Args:
         run_dir: a folder that `lm.train` filled.
         device: where the model is put; it is in eval mode.
+        best: take the checkpoint with the lowest validation loss in place of the latest.
 
     Raises:
         CheckpointError: if there is no checkpoint, or it is damaged.
@@ -205,14 +209,28 @@ def load_run(run_dir: str | Path, device: torch.device) -> tuple[LanguageModel, 
         IncompatibleError: if config, tokenizer and checkpoint do not belong together.
     """
     folder = RunFolder(Path(run_dir))
-    checkpoint = latest(folder.checkpoints)
-    if checkpoint is None:
-        raise CheckpointError(f"{folder.path}: a run must have a checkpoint, got none", hint="train it first")
+    checkpoint = checkpoint_of(run_dir, best=best)
     config = load_config(folder.config)
     vocabulary = read_vocabulary(folder)
     model = LADDER[config.rung].build(config.model, vocabulary.n_vocab)
     load(checkpoint, model, rung=config.rung, fingerprint=vocabulary.fingerprint)
     return model.to(device).eval(), vocabulary, config
+
+
+def checkpoint_of(run_dir: str | Path, *, best: bool = False) -> Path:
+    """The checkpoint of a run that `load_run` reads.
+
+    Raises:
+        CheckpointError: if there is none, or none of those that are left was evaluated.
+    """
+    folder = RunFolder(Path(run_dir))
+    checkpoint = lowest(folder.checkpoints) if best else latest(folder.checkpoints)
+    if checkpoint is None and best and latest(folder.checkpoints) is not None:
+        message = f"{folder.path}: a checkpoint must have a validation loss, got none that has"
+        raise CheckpointError(message, hint="train with --set run.keep_best=true, or take the latest")
+    if checkpoint is None:
+        raise CheckpointError(f"{folder.path}: a run must have a checkpoint, got none", hint="train it first")
+    return checkpoint
 
 
 def read_vocabulary(folder: RunFolder) -> Vocabulary:

@@ -24,9 +24,10 @@ def rate_at(step: int, config: "Config") -> float:
     schedule, peak = config.schedule, config.optimizer.lr
     floor, warmup, end = schedule.min_lr, schedule.warmup_steps, config.decay_steps
     if schedule.kind == "wsd":
-        since = schedule.decay_from
+        since = max(warmup, round(end * (1 - schedule.decay_share)))
         return stable_rate(step, peak=peak, floor=floor, warmup_steps=warmup, decay_steps=end, decay_from=since)
-    return KINDS[schedule.kind](step, peak=peak, floor=floor, warmup_steps=warmup, decay_steps=end)
+    rate = learning_rate if schedule.kind == "cosine" else dropping_rate
+    return rate(step, peak=peak, floor=floor, warmup_steps=warmup, decay_steps=end)
 
 
 def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, decay_steps: int) -> float:
@@ -50,9 +51,7 @@ def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, de
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def stable_rate(
-    step: int, *, peak: float, floor: float, warmup_steps: int, decay_steps: int, decay_from: int | None = None
-) -> float:
+def stable_rate(step: int, *, peak: float, floor: float, warmup_steps: int, decay_steps: int, decay_from: int) -> float:
     """Warmup-stable-decay: `peak` from step `warmup_steps` to `decay_from`, then a straight line down to `floor`.
 
     Args:
@@ -61,8 +60,7 @@ def stable_rate(
         floor: the rate from step `decay_steps` on.
         warmup_steps: updates with a rising rate; the first is at peak / warmup_steps, never at zero.
         decay_steps: not below `decay_from`.
-        decay_from: the last step at the highest rate; four fifths of `decay_steps` when left out, or `warmup_steps`
-            where that is later.
+        decay_from: the last step at the highest rate, not below `warmup_steps`.
 
     >>> rates = [stable_rate(s, peak=1.0, floor=0.0, warmup_steps=2, decay_steps=8, decay_from=4) for s in range(9)]
     >>> rates
@@ -72,10 +70,9 @@ def stable_rate(
         return peak * (step + 1) / warmup_steps
     if step >= decay_steps:
         return floor
-    since = max(warmup_steps, decay_steps * 4 // 5 if decay_from is None else decay_from)
-    if step <= since:
+    if step <= decay_from:
         return peak
-    return floor + (peak - floor) * (decay_steps - step) / (decay_steps - since)
+    return floor + (peak - floor) * (decay_steps - step) / (decay_steps - decay_from)
 
 
 def dropping_rate(step: int, *, peak: float, floor: float, warmup_steps: int, decay_steps: int) -> float:
@@ -87,7 +84,3 @@ def dropping_rate(step: int, *, peak: float, floor: float, warmup_steps: int, de
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
     return peak if step < decay_steps else floor
-
-
-KINDS = {"cosine": learning_rate, "wsd": stable_rate, "drop": dropping_rate}
-"""The schedules by the name that `schedule.kind` gives; `rate_at` is how a run asks them."""

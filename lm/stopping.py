@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM let the step be finished and a checkpoint be saved."""
+"""Being asked to stop: Ctrl-C, SIGTERM and SIGHUP let the step be finished and a checkpoint be saved."""
 
 import signal
 import threading
@@ -11,7 +11,11 @@ from lm.errors import Preempted
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[signal.Signals]]:
-    """A list that the first SIGINT or SIGTERM is put in; the second one acts at once, as it does elsewhere.
+    """A list that SIGINT, SIGTERM and SIGHUP are put in, in the order that they come.
+
+    A second SIGINT acts at once, as it does elsewhere: somebody is impatient. Other signals after the first do nothing
+    more, since whoever ends a job, Slurm, systemd or torchrun, often sends them twice. A signal that was ignored stays
+    so (nohup).
 
     Only the main thread may set handlers; in another one the list stays empty, and the caller has its own
     ways.
@@ -21,29 +25,34 @@ def asked_to_stop() -> Iterator[list[signal.Signals]]:
         yield received
         return
     # None stands for a handler that was not set from Python; the default is the nearest that can be put back.
-    before = {kind: signal.getsignal(kind) or signal.SIG_DFL for kind in (signal.SIGINT, signal.SIGTERM)}
+    before = {kind: signal.getsignal(kind) or signal.SIG_DFL for kind in _KINDS}
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number))
-        put_back()
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
-    def put_back() -> None:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-    for kind in before:
-        signal.signal(kind, handle)
+    for kind, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(kind, handle)
     try:
         yield received
     finally:
-        put_back()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+# Windows has no SIGHUP.
+_KINDS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]  # no HUP on Windows
 
 
 def ending(kind: signal.Signals, step: int) -> BaseException:
     """What a run raises that was asked to stop and has saved its checkpoint after `step` updates."""
-    if kind == signal.SIGTERM:
-        return Preempted(
-            f"train: stopped by SIGTERM after step {step}, checkpoint saved",
-            hint="go on with `lm train … --resume`, or with the same `lm quickstart`",
-        )
-    return KeyboardInterrupt(f"stopped after step {step}, checkpoint saved")
+    if kind == signal.SIGINT:
+        return KeyboardInterrupt(f"stopped after step {step}, checkpoint saved")
+    return Preempted(
+        f"train: stopped by {kind.name} after step {step}, checkpoint saved",
+        hint="go on with `lm train … --resume`, or with the same `lm quickstart`",
+    )

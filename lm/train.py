@@ -1,9 +1,9 @@
 """The training loop: one readable function, and the parts that it names.
 
 What it promises: the targets of a step weigh alike, however they are cut in micro batches and shared out over
-processes; every target of the split is learnt from once an epoch; nothing but finite numbers reaches the weights; and a
-run that was stopped and resumed ends with the very weights of an unbroken one (on the CPU bit for bit, and in another
-number of processes but for the order of sums).
+processes; every target of the split is learnt from once an epoch, unless rows are drawn; nothing but finite numbers
+reaches the weights; and a run that was stopped and resumed ends with the very weights of an unbroken one (on the CPU
+bit for bit; in another number of processes but for the order of sums, in float32).
 
 For the last, nothing may depend on what happened before but the weights, the optimizer and the cursor: what dropout
 drops is drawn anew for each micro batch from the seed and its place in the run.
@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +49,14 @@ from lm.sample import write
 from lm.schedule import rate_at
 from lm.stopping import asked_to_stop, ending
 from lm.tensorboard import TensorBoardWriter
-from lm.world import accumulating, agree, clip_gradients, gathered, joined, sum_over, whole
+from lm.world import accumulating, agree, clip_gradients, gathered, joined, own_part, sum_over
 
 
 def train(
     config: Config,
     run_dir: str | Path,
     *,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = False,
     max_seconds: float = math.inf,
     on_event: Callable[[Event], None] | None = None,
 ) -> TrainResult:
@@ -69,7 +69,7 @@ def train(
         config: the run; when resuming, the one it began with, but for `[data]`, the device, the processes and how often
             it evaluates, logs and saves.
         run_dir: the run's folder; made if it is not there.
-        resume: go on from the latest checkpoint in `run_dir`.
+        resume: go on from the latest checkpoint in `run_dir`; "auto": if there is one.
         max_seconds: end this call at the first step that is over after so long, with an evaluation and a checkpoint.
         on_event: called with each event as it happens; every step has one. Under torchrun in the main process only.
 
@@ -86,11 +86,11 @@ def train(
         Preempted: after SIGTERM; the checkpoint is saved.
     """
     with joined(config.run.device) as world:
-        run = open_run(config, RunFolder(Path(run_dir)), world, resume=resume, on_event=on_event)
+        with _fitting(config, world.device, "the run"):
+            run = open_run(config, RunFolder(Path(run_dir)), world, resume=resume, on_event=on_event)
         products = config.batch.rows * config.model.context * run.model.expected_parameters()
         with ExitStack() as stack:
             for context in (
-                _advice(run),
                 _board(run),
                 fitting_threads(products),
                 _reading_ahead(run),
@@ -108,7 +108,8 @@ def _loop(run: Run, asked: list[signal.Signals], max_seconds: float) -> None:
     if math.isinf(run.lowest):  # the run begins, or its log was lost
         _evaluate(run)
     while run.step < plan.steps:
-        _take_step(run)
+        with _fitting(run.config, run.device, f"step {run.step + 1}"):
+            _take_step(run)
         stop, late = _agreed(run, asked, max_seconds)
         last = run.step == plan.steps or late
         record = False
@@ -140,16 +141,16 @@ def _start_event(run: Run) -> StartEvent:
 
 
 @contextmanager
-def _advice(run: Run) -> Iterator[None]:
+def _fitting(config: Config, device: torch.device, what: str) -> Iterator[None]:
     """Within, what does not fit the memory is an error that says what to lower."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
             raise
         first = str(error).splitlines()[0]
-        message = f"train: step {run.step + 1} must fit the memory of {run.device}, got: {first}"
-        raise OutOfMemory(message, hint=advice_for_out_of_memory(run.config, run.device)) from error
+        message = f"train: {what} must fit the memory of {device}, got: {first}"
+        raise OutOfMemory(message, hint=advice_for_out_of_memory(config, device)) from error
 
 
 @contextmanager
@@ -322,9 +323,12 @@ def _agreed(run: Run, asked: list[signal.Signals], max_seconds: float) -> tuple[
     """The signal that any process got, and whether the time is up; the same in all processes."""
     kind = asked[0] if asked else None  # read once: a signal may come at any moment
     late = time.perf_counter() - run.started > max_seconds
-    terms, interrupts, lates = agree(run.world, kind == signal.SIGTERM, kind == signal.SIGINT, late)
-    stop = signal.SIGTERM if terms else signal.SIGINT if interrupts else None
-    return stop, lates > 0
+    interrupts, others, lates = agree(
+        run.world, kind == signal.SIGINT, kind is not None and kind != signal.SIGINT, late
+    )
+    if others:
+        return kind if kind not in (None, signal.SIGINT) else signal.SIGTERM, lates > 0
+    return (signal.SIGINT if interrupts else None), lates > 0
 
 
 # ---- what is due after a step ------------------------------------------------------------------------------------
@@ -332,12 +336,18 @@ def _agreed(run: Run, asked: list[signal.Signals], max_seconds: float) -> tuple[
 
 def _require_finite_weights(run: Run) -> None:
     """A finite gradient times a huge rate may still overflow; such weights are neither shown nor saved."""
-    for name, parameter in run.model.named_parameters():
-        if not whole(parameter.detach()).isfinite().all():
-            raise NonFiniteError(
-                f"train: {name} must be finite, got nan or inf after step {run.step}",
-                hint="lower optimizer.lr" + _saved(run),
-            )
+    if run.looked_at == run.step:
+        return
+    named = dict(run.model.named_parameters())
+    finite = torch.stack([own_part(parameter.detach()).isfinite().all() for parameter in named.values()]).tolist()
+    (anywhere,) = agree(run.world, not all(finite))
+    if anywhere:
+        wrong = next((name for name, fine in zip(named, finite, strict=True) if not fine), "a weight")
+        raise NonFiniteError(
+            f"train: {wrong} must be finite, got nan or inf after step {run.step}",
+            hint="lower optimizer.lr" + _saved(run),
+        )
+    run.looked_at = run.step
 
 
 def _evaluate(run: Run) -> bool:
@@ -345,20 +355,26 @@ def _evaluate(run: Run) -> bool:
     _look(run, leave=0)
     _require_finite_weights(run)
     gc.collect()
-    evaluation = evaluate(
-        run.objective,
-        run.data.val,
-        token_bytes=run.data.vocabulary.token_byte_lengths(),
-        rows=run.config.batch.rows,
-        batches=run.config.run.eval_batches,
-        dtype=run.dtype,
-        documents=run.documents,
-        world=run.world,
-    )
+    with _fitting(run.config, run.device, f"the evaluation after step {run.step}"):
+        evaluation = evaluate(
+            run.objective,
+            run.data.val,
+            token_bytes=run.data.vocabulary.token_byte_lengths(),
+            rows=run.config.batch.rows,
+            batches=run.config.run.eval_batches,
+            dtype=run.dtype,
+            documents=run.documents,
+            world=run.world,
+        )
+    if not math.isfinite(evaluation.loss):
+        message = f"train: the validation loss must be finite, got {evaluation.loss} after step {run.step}"
+        raise NonFiniteError(message, hint="lower optimizer.lr" + _saved(run))
     _log(run, {"event": "eval", "step": run.step, **dataclasses.asdict(evaluation)})
     run.on_event(EvalEvent(step=run.step, evaluation=evaluation))
-    run.last_evaluation = (run.step, evaluation.loss)
     run.throughput.pause_ended()
+    run.last_evaluation = (run.step, evaluation)
+    if run.lowest_of != evaluation.tokens:
+        run.lowest, run.lowest_of = math.inf, evaluation.tokens
     record = evaluation.loss < run.lowest
     run.lowest = min(run.lowest, evaluation.loss)
     return record
@@ -397,7 +413,8 @@ SAMPLE_IDS = 200
 def _save(run: Run) -> None:
     _look(run, leave=0)
     _require_finite_weights(run)
-    step, loss = run.last_evaluation
+    step, evaluation = run.last_evaluation
+    now = evaluation if step == run.step else None
     state = State(
         step=run.step,
         tokens=run.tokens,
@@ -405,7 +422,8 @@ def _save(run: Run) -> None:
         fingerprint=run.data.vocabulary.fingerprint,
         config=dump_config(run.config),
         batches={**run.batches.state(), "val_checksum": checksum(run.data.val)},
-        val_loss=loss if step == run.step else None,
+        val_loss=now.loss if now else None,
+        val_tokens=now.tokens if now else None,
     )
     keep = run.config.run.keep_checkpoints
     path = save(run.folder.checkpoints, run.model, run.optimizer, state, keep=keep, world=run.world)

@@ -85,8 +85,12 @@ def joined(device_name: str, *, init_method: str = "env://", timeout_s: float = 
     )
     try:
         yield World(rank=rank, size=size, local_rank=local_rank, device=device)
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL's end is a meeting of all, and the others may never come: the message would wait for them.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
 
 
 def _places(environment: Mapping[str, str], *, by_environment: bool) -> tuple[int, int, int]:
@@ -316,6 +320,12 @@ def whole(tensor: Any) -> Tensor:
     """The tensor with the parts that other processes hold; all must ask. One that is not cut up stays as it is."""
     full: Tensor = tensor.full_tensor() if is_cut(tensor) else tensor
     return full
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, where it is not cut up."""
+    local: Any = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
 
 
 def gathered(model: nn.Module, world: World) -> dict[str, Tensor]:

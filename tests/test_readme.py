@@ -53,6 +53,18 @@ def test_the_commands_of_the_road_run(tmp_path: Path) -> None:
     assert "hello world\n" in out and "Once upon a time" in out
 
 
+@pytest.mark.slow
+def test_the_commands_for_long_runs_run(tmp_path: Path) -> None:
+    road = next(block for block in SHELL_EXAMPLES if block.startswith("bpetok train"))
+    made = "\n".join(line for line in road.splitlines() if line.startswith(("bpetok train", "bpetok shard")))
+    runs = next(block for block in SHELL_EXAMPLES if block.startswith("lm estimate"))
+    short = " --set run.steps=20 --set schedule.warmup_steps=5 --set run.eval_batches=2"
+    runs = re.sub(r"(?m)^(lm estimate.*|.*lm train.*)$", rf"\1{short}", runs)
+    out = run_shell(f"{made}\n{runs}", tmp_path)
+    assert out.count("Once upon a time") == 3
+    assert (tmp_path / "exported" / "tokenizer.json").exists()
+
+
 def test_the_commands_of_the_ladder_run(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BPETOK_DATA", str(data))
     (tmp_path / "corpus.txt").write_text(README)

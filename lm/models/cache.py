@@ -137,9 +137,10 @@ class KeyValueCache:
         """y_BHTD, after keys and values were appended; the last layer's call ends the step."""
         assert k_BHTD.shape[2] == self._time, "a model asks for positions before it attends"
         stop = self._length + self._time
-        keys_BHSD, values_BHSD = self._keys_BHSD[layer][:, :, :stop], self._values_BHSD[layer][:, :, :stop]
-        keys_BHSD[:, :, self._length :] = k_BHTD
-        values_BHSD[:, :, self._length :] = v_BHTD
+        keys_BHSD, values_BHSD = self._keys_BHSD[layer], self._values_BHSD[layer]
+        keys_BHSD.narrow(2, self._length, self._time).copy_(k_BHTD)
+        values_BHSD.narrow(2, self._length, self._time).copy_(v_BHTD)
+        keys_BHSD, values_BHSD = keys_BHSD.narrow(2, 0, stop), values_BHSD.narrow(2, 0, stop)
         causal = self._mask is None and self._time > 1
         if layer == len(self._keys_BHSD) - 1:
             self._length = stop

@@ -144,11 +144,12 @@ class Feedforward(nn.Module):
         """Weights as torch draws them; `Modern` draws them anew."""
         super().__init__()
         self.expand = nn.Linear(config.width, 4 * config.width, bias=False)
+        self.relu = nn.ReLU()  # a module, so that a diagnosis sees what comes out of it
         self.project = nn.Linear(4 * config.width, config.width, bias=False)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """x_BTC after the two layers, before the residual sum."""
-        y_BTC: Tensor = self.project(F.relu(self.expand(x_BTC)).square())
+        y_BTC: Tensor = self.project(self.relu(self.expand(x_BTC)).square())
         return y_BTC
 
 

@@ -5,11 +5,12 @@ positions those are, the model does not know: all before it (`Past`), those of i
 those that were fed long ago and are kept (the caches).
 """
 
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 
 class Reading(Protocol):
@@ -40,7 +41,7 @@ class Past:
 
     def attend(self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, *, dropout: float = 0.0) -> Tensor:
         """Causal attention by torch's fused kernel, flash attention where the device has it."""
-        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
+        return _attention(q_BHTD, k_BHTD, v_BHTD, dropout_p=dropout, is_causal=True)
 
 
 PAST = Past()
@@ -52,21 +53,51 @@ class Documents:
 
     Args:
         documents_BT: which document of its row each position belongs to, equal within one and only there.
+        flex: whether flex attention passes over what is masked; unless told, where CUDA is compiled for, since else it
+            is no gain. Dropout of weights it cannot do: there the mask is used.
 
-    Cost: a mask of B * T * T bytes. On CUDA flex attention passes over what is masked instead.
+    Cost: the mask takes B * T * T bytes; flex attention the blocks of 128 positions that have something to read.
     """
 
-    def __init__(self, documents_BT: Tensor) -> None:
-        """Makes the mask, once for all layers."""
-        self._mask_B1TT = document_mask(documents_BT)
+    def __init__(self, documents_BT: Tensor, *, flex: bool | None = None) -> None:
+        """Makes mask or blocks, once for all layers."""
+        self._documents_BT = documents_BT
+        self._mask_B1TT: Tensor | None = None
+        self._blocks: BlockMask | None = None
+        if flex is None:
+            flex = documents_BT.device.type == "cuda" and torch.compiler.is_compiling()
+        if flex:
+            self._blocks = _blocks_of(documents_BT)
 
     def positions(self, ids_BT: Tensor) -> Tensor:
         """positions_T, 0 to T - 1."""
         return torch.arange(ids_BT.shape[1], device=ids_BT.device)
 
     def attend(self, layer: int, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, *, dropout: float = 0.0) -> Tensor:
-        """Attention under the mask."""
-        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=self._mask_B1TT, dropout_p=dropout)
+        """Attention over the blocks, or under the mask."""
+        if self._blocks is not None and dropout == 0:
+            y_BHTD: Tensor = flex_attention(q_BHTD.to(v_BHTD), k_BHTD.to(v_BHTD), v_BHTD, block_mask=self._blocks)
+            return y_BHTD
+        if self._mask_B1TT is None:
+            self._mask_B1TT = document_mask(self._documents_BT)
+        return _attention(q_BHTD, k_BHTD, v_BHTD, attn_mask=self._mask_B1TT, dropout_p=dropout)
+
+
+def _attention(q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, **how: Any) -> Tensor:
+    """torch's attention; on the CPU in float32 always, where that of bfloat16 takes five times as long."""
+    if v_BHTD.device.type != "cpu" or v_BHTD.dtype == torch.float32:
+        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, **how)
+    with torch.autocast("cpu", enabled=False):
+        y_BHTD = F.scaled_dot_product_attention(q_BHTD.float(), k_BHTD.float(), v_BHTD.float(), **how)
+    return y_BHTD.to(v_BHTD.dtype)
+
+
+def _blocks_of(documents_BT: Tensor) -> BlockMask:
+    def readable(batch: Tensor, head: Tensor, reader: Tensor, read: Tensor) -> Tensor:
+        return (read <= reader) & (documents_BT[batch, reader] == documents_BT[batch, read])
+
+    batch, time = documents_BT.shape
+    return create_block_mask(readable, batch, None, time, time, device=documents_BT.device)
 
 
 def document_mask(documents_BT: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_what_does_not_belong_together_is_exit_code_5(call, project) -> None:
         (["sample", "books"], 1, "a run must have a checkpoint"),
         (["quickstart", "corpus.txt", "--minutes", "nan"], 2, "minutes must be above 0"),
         (["train", "shakespeare-bpe-cpu", "--set", "data.shards=s"], 2, "data.tokenizer must be a file, got "),
-        (["train", "mlp"], 2, "did you mean 03-mlp?"),
+        (["train", "ml"], 2, "did you mean 03-mlp?"),
         (["train", "03-nope"], 2, "must be a file, a run's folder or one of 02-bigram"),
         (["quickstart", "empty.txt", "-o", "q"], 3, "must hold text, got none"),
     ],

@@ -262,7 +262,7 @@ def test_a_run_that_has_diverged_has_no_loss(shards_run: Path, monkeypatch: pyte
     model, vocabulary, config = load_run(shards_run, torch.device("cpu"))
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
-    monkeypatch.setattr("lm.assessment.load_run", lambda run, device: (model, vocabulary, config))
+    monkeypatch.setattr("lm.assessment.load_run", lambda run, device, best: (model, vocabulary, config))
     with pytest.raises(NonFiniteError, match=r"evaluate: loss must be finite, got nan\nhint: the run has diverged"):
         evaluate_run(shards_run, device="cpu")
 

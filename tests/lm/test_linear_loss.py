@@ -150,11 +150,15 @@ def test_the_objective_is_the_same_whole_and_in_chunks(
     ids_BT = torch.randint(V, (3, 17))
     documents_BT = torch.arange(16).expand(3, 16) // 5 if documents else None
     batch = (ids_BT[:, :-1], ids_BT[:, 1:], documents_BT)
+    for parameter in model.parameters():  # projections of zeros would hide what attention reads
+        torch.nn.init.normal_(parameter, std=0.1)
     objective = Objective(model)
     whole = objective(*batch)
     whole.backward()
     expected, expected_each = gradients(model), objective(*batch, each=True).detach()
     assert torch.equal(whole, expected_each.sum())
+    # What stands before a document is out of its sight.
+    assert torch.equal(objective(*batch[:2], each=True).detach(), expected_each) != documents
     monkeypatch.setattr("lm.loss.CHUNK_LOGITS", 500)
     monkeypatch.setattr("lm.linear_loss.CHUNK_LOGITS", 500)
     with Sizes() as sizes:

@@ -199,6 +199,19 @@ def test_the_schedule_scales_the_matrices_rate_as_it_does_the_others() -> None:
     assert rates["muon"] == pytest.approx(0.02 / 4)
 
 
+def test_in_a_run_of_bfloat16_muons_products_are_bfloat16s_too() -> None:
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model = small_model()
+        start = weights(model)
+        train(model, build(model, CONFIG, dtype), range(1))
+        found.append(weights(model))
+    name = "blocks.0.feedforward.expand.weight"
+    moved = (found[0][name] - start[name]).norm()
+    assert 0 < (found[1][name] - found[0][name]).norm() < 0.15 * moved
+    assert found[1][name].dtype == torch.float32
+
+
 def test_a_model_without_blocks_has_nothing_for_muon() -> None:
     with pytest.raises(ConfigError, match=r"optimizer.kind must be adamw or sgd for a Bigram, got 'muon'"):
         build(Bigram(BigramConfig(context=4), V), CONFIG)
@@ -328,4 +341,4 @@ def test_on_cuda_the_steps_are_near_those_of_the_cpu_and_wait_for_nothing() -> N
     for name, tensor in weights(here).items():
         if tensor.dim() == 2:
             moved = (tensor - start[name]).norm()
-            assert (there.get_parameter(name).cpu() - tensor).norm() < 0.03 * moved, name  # bfloat16's products
+            assert (there.get_parameter(name).cpu() - tensor).norm() < 0.15 * moved, name  # of bfloat16; 0.09 on a CPU

@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,20 @@ import safetensors.torch
 import torch
 
 import bpetok
+import bpetok.shards
 import lm.train
 from bpetok.errors import IncompatibleError
 from lm.batches import Draws, documents_of
 from lm.checkpoint import best, read_state
-from lm.config import Config, TextConfig
-from lm.errors import ConfigError, NonFiniteError, OutOfMemory
+from lm.config import Config, DataConfig, ScheduleConfig, TextConfig
+from lm.errors import CheckpointError, ConfigError, NonFiniteError, OutOfMemory, Preempted
 from lm.events import CheckpointEvent, EvalEvent, Event, StepEvent
 from lm.huggingface import load_pretrained, save_pretrained
 from lm.loss import Objective
 from lm.models.gpt2 import GPT2, GPT2Config
-from lm.opening import Run, begin_with, open_run
+from lm.opening import Run, _require_fits, begin_with, open_run
 from lm.run import RunFolder
+from lm.sample import checkpoint_of, load_run
 from lm.train import train
 from lm.world import ALONE, World
 
@@ -111,7 +114,7 @@ def test_apart_is_for_transformers_and_wants_an_end_of_text(tmp_path: Path, smal
     text.write_text("no line ends here, " * 40)
     config = small_run()
     config = with_batch(dataclasses.replace(config, data=TextConfig(text=text)), documents="apart")
-    with pytest.raises(ConfigError, match=r"batch.documents must be joined where the vocabulary has no end-of-text id"):
+    with pytest.raises(ConfigError, match=r"batch.documents must be joined where nothing stands between"):
         train(config, tmp_path / "run")
 
 
@@ -247,6 +250,119 @@ def test_the_best_evaluation_is_saved_and_kept(
     assert kept is not None and (kept.name, read_state(kept).val_loss) == ("step_000004", 2.5)
 
 
+def test_the_best_checkpoint_is_read_where_it_is_asked_for(tmp_path: Path, small_run: SmallRun) -> None:
+    config = small_run("bigram", steps=3, checkpoint_every=1, keep_checkpoints=0)
+    train(config, tmp_path)
+    assert (checkpoint_of(tmp_path).name, checkpoint_of(tmp_path, best=True).name) == ("step_000003", "step_000003")
+    folder = tmp_path / "checkpoints"
+    shutil.rmtree(folder / "step_000003")
+    with pytest.raises(CheckpointError, match=r"a checkpoint must have a validation loss, got none that has\nhint: "):
+        load_run(tmp_path, torch.device("cpu"), best=True)
+    assert load_run(tmp_path, torch.device("cpu"))[0].vocab_size > 256
+
+
+def test_a_resume_that_evaluates_more_begins_the_records_anew(tmp_path: Path, small_run: SmallRun) -> None:
+    config = small_run("bigram", steps=2, eval_every=1, checkpoint_every=1, eval_batches=1, keep_checkpoints=0)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, on_event=signal_at(1))
+    first = read_state(tmp_path / "checkpoints" / "step_000001")
+    train(with_run(config, eval_batches=50), tmp_path, resume=True)
+    last = read_state(tmp_path / "checkpoints" / "step_000002")
+    assert first.val_tokens is not None and last.val_tokens is not None and first.val_tokens < last.val_tokens
+    assert best(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step_000002", "whatever the first loss is"
+
+
+def signal_at(step: int, kind: signal.Signals = signal.SIGINT) -> Callable[[Event], None]:
+    def watch(event: Event) -> None:
+        if isinstance(event, StepEvent) and event.step == step:
+            signal.raise_signal(kind)
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [["SIGTERM", "SIGTERM"], ["SIGINT", "SIGTERM"], ["SIGTERM", "SIGINT"], ["SIGHUP"]],
+    ids=lambda kinds: " ".join(kinds),
+)
+def test_signals_that_come_twice_do_not_keep_a_run_from_saving(
+    tmp_path: Path, small_run: SmallRun, kinds: list[str]
+) -> None:
+    def ask(event: Event) -> None:
+        if isinstance(event, StepEvent) and event.step == 2:
+            for kind in kinds:
+                signal.raise_signal(getattr(signal, kind))
+
+    ends = KeyboardInterrupt if kinds[0] == "SIGINT" else Preempted
+    with pytest.raises(ends, match="after step 2, checkpoint saved"):
+        train(small_run("bigram"), tmp_path, on_event=ask)
+    assert read_state(tmp_path / "checkpoints" / "step_000002").step == 2
+
+
+def test_rows_may_be_cut_otherwise_in_a_resume_and_the_weights_are_nearly_the_same(
+    tmp_path: Path, small_run: SmallRun
+) -> None:
+    config = small_run("modern", steps=6, rows=4, accumulation=2)
+    train(config, tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run", on_event=signal_at(3))
+    with pytest.raises(IncompatibleError, match=r"batch.rows x accumulation must be 8, as the run began, got 16"):
+        train(with_batch(config, rows=8), tmp_path / "run", resume=True)
+    train(with_batch(config, rows=2, accumulation=4), tmp_path / "run", resume=True)
+    path = "checkpoints/step_000006/model.safetensors"
+    ends = [safetensors.torch.load_file(tmp_path / name / path) for name in ("unbroken", "run")]
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=0, atol=1e-5)
+
+
+def test_a_rate_may_change_behind_the_steps_that_were_made(tmp_path: Path, small_run: SmallRun) -> None:
+    config = small_run("bigram", steps=10)
+    config = dataclasses.replace(config, schedule=ScheduleConfig(kind="wsd", warmup_steps=1, min_lr=0.0))
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, on_event=signal_at(4))  # on the plateau, which lasts to step 8
+    longer = with_run(config, steps=20)
+    with pytest.raises(KeyboardInterrupt):
+        train(longer, tmp_path, resume=True, on_event=signal_at(18))
+    message = r"the learning rate of step \d+ \(run.steps, schedule.decay_steps\) must be"
+    with pytest.raises(IncompatibleError, match=message):
+        train(with_run(config, steps=30), tmp_path, resume=True)
+    assert train(longer, tmp_path, resume="auto").steps == 20
+
+
+def test_auto_begins_where_nothing_is_and_goes_on_where_something_is(tmp_path: Path, small_run: SmallRun) -> None:
+    config = small_run("bigram", steps=3)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, resume="auto", on_event=signal_at(1))
+    assert train(config, tmp_path, resume="auto").steps == 3
+
+
+def test_a_validation_loss_that_is_not_finite_ends_the_run(
+    tmp_path: Path, small_run: SmallRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = lm.train.evaluate
+    monkeypatch.setattr(lm.train, "evaluate", lambda *a, **s: dataclasses.replace(real(*a, **s), loss=math.nan))
+    with pytest.raises(NonFiniteError, match=r"the validation loss must be finite, got nan after step 0"):
+        train(small_run("bigram"), tmp_path)
+
+
+def test_other_shards_of_as_many_ids_do_not_resume(tmp_path: Path, small_run: SmallRun) -> None:
+    tokenizer = bpetok.load(small_run().data.tokenizer)
+    for name, word in (("one", "xq"), ("other", "qx")):  # by a hash of each some validate, so all are alike
+        bpetok.shards.write([f"{word}\n"] * 300, tokenizer, tmp_path / name)
+    configs = [
+        dataclasses.replace(
+            small_run("bigram", steps=2), data=DataConfig(shards=tmp_path / name, tokenizer=small_run().data.tokenizer)
+        )
+        for name in ("one", "other")
+    ]
+    counts = [bpetok.shards.open(config.data.shards).train.tokens for config in configs]
+    assert counts[0] == counts[1]
+    with pytest.raises(KeyboardInterrupt):
+        train(configs[0], tmp_path / "run", on_event=signal_at(1))
+    with pytest.raises(IncompatibleError, match=r"batches: checksum must be the saved"):
+        train(configs[1], tmp_path / "run", resume=True)
+
+
 def test_a_resumed_run_knows_the_lowest_loss_so_far(tmp_path: Path, small_run: SmallRun) -> None:
     config = with_run(small_run("bigram", steps=2, eval_every=1), keep_best=True)
     result = train(config, tmp_path)
@@ -346,11 +462,11 @@ def test_weights_of_another_size_or_rung_are_refused(tmp_path: Path, small_run: 
 
 def test_micro_batches_that_cannot_be_shared_out_are_refused(tmp_path: Path, small_run: SmallRun) -> None:
     two = World(device=torch.device("cpu"), rank=0, size=2)
-    with pytest.raises(
-        ConfigError,
-        match=r"batch.accumulation must be a multiple of the 2 processes, got 3\nhint: --set batch.accumulation=4",
-    ):
-        open_run(small_run(accumulation=3), RunFolder(tmp_path), two, resume=False)
+    message = r"batch.accumulation must be a multiple of the 2 processes, got 3\nhint: "
+    for rows, hint in ((4, "--set batch.rows=2 --set batch.accumulation=6$"), (1, "start 1 or 3 processes$")):
+        run = opened(small_run("bigram", rows=rows, accumulation=3), tmp_path / f"{rows}")
+        with pytest.raises(ConfigError, match=message + hint):
+            _require_fits(run.config, run.model, two)
 
 
 def test_documents_know_which_end_of_text_they_have(tmp_path: Path, small_run: SmallRun) -> None:

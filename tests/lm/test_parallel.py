@@ -31,13 +31,16 @@ def test_a_device_that_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPa
         pick_device("tpu")
 
 
-def test_bfloat16_is_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_is_for_cuda_and_for_cpus_with_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert pick_dtype("auto", CPU) == pick_dtype("float32", CPU) == pick_dtype("float32", CUDA) == torch.float32
     assert pick_dtype("tf32", CUDA) == torch.float32
     assert pick_dtype("auto", CUDA) == pick_dtype("bfloat16", CUDA) == torch.bfloat16
     with pytest.raises(ConfigError, match=r"run.dtype must be auto or float32 on run.device = cpu, got 'bfloat16'"):
         pick_dtype("bfloat16", CPU)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert (pick_dtype("bfloat16", CPU), pick_dtype("auto", CPU)) == (torch.bfloat16, torch.float32)
     with pytest.raises(ConfigError, match=r"run.dtype must be auto or float32 on run.device = cpu, got 'tf32'"):
         pick_dtype("tf32", CPU)
     with pytest.raises(ConfigError, match=r"run.dtype must be one of auto, float32, tf32, bfloat16, got 'int8'"):
