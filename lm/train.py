@@ -249,7 +249,11 @@ def _seed_dropout(run: Run, index: int) -> None:
     """Gives what is drawn in this micro batch a seed that depends on its place in the run, and on no process."""
     if getattr(run.config.model, "dropout", 0) > 0:
         micro_batch = run.step * run.config.batch.accumulation + index * run.world.size + run.world.rank
-        torch.manual_seed(mixed(run.config.run.seed, micro_batch))
+        seed = mixed(run.config.run.seed, micro_batch)
+        if run.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # the other one looks for all devices, 0.2 ms each time
+        else:
+            torch.manual_seed(seed)
 
 
 def _hold_back_what_is_not_finite(run: Run, loss: Tensor, norm: Tensor) -> None:

@@ -7,6 +7,7 @@ One process alone is a world of size 1: there is no group, and nothing here cost
 """
 
 import inspect
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -17,6 +18,8 @@ from typing import Any, Literal, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from lm.errors import ConfigError, LmError, require
@@ -75,14 +78,19 @@ def joined(device_name: str, *, init_method: str = "env://", timeout_s: float = 
     device = _device_of(device, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=timeout_s)
+    store, _, _ = next(rendezvous(init_method, rank, size, timeout=timeout))
+    # torchrun's store outlives the processes: no address of an attempt that died, or of a run before, may be found.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        init_method=init_method,
+        store=PrefixStore(f"{attempt}/{next(_JOINS)}", store),
         rank=rank,
         world_size=size,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
+    _GROUPS.append(dist.group.WORLD)
     try:
         yield World(rank=rank, size=size, local_rank=local_rank, device=device)
     except BaseException:
@@ -91,6 +99,12 @@ def joined(device_name: str, *, init_method: str = "env://", timeout_s: float = 
             dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+_JOINS = itertools.count()
+_GROUPS: list[object] = []
+"""Groups that were left. DDP's reducer may be the last to let go of one, and gloo's end then waits for a thread that
+waits for the interpreter (torch 2.13)."""
 
 
 def _places(environment: Mapping[str, str], *, by_environment: bool) -> tuple[int, int, int]:
@@ -248,9 +262,20 @@ def _require_no_statistics(model: nn.Module, world: World) -> None:
 
 
 def _sum_up(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """The sum of a bucket of gradients over all processes."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    """The sum of a bucket of gradients over all processes.
+
+    gloo adds in an order that depends on the place in the bucket, and DDP makes other buckets after the first step. One
+    gradient at a time, a resumed run has the sums of an unbroken one.
+    """
+    buffer = bucket.buffer()
+    if buffer.is_cuda:
+        work = dist.all_reduce(buffer, async_op=True)
+        summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+        return summed
+    for gradient in bucket.gradients():
+        dist.all_reduce(gradient)
+    summed = torch.futures.Future()
+    summed.set_result(buffer)
     return summed
 
 
