@@ -18,6 +18,13 @@ def publish(written: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def give_usual_mode(path: Path) -> None:
+    """Lets those read a file whom new files let; some libraries make theirs for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def sync_file(path: Path) -> None:
     """Makes a file's bytes durable."""
     with open(path, "rb+") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -19,9 +20,7 @@ if TYPE_CHECKING:
     from lm.evaluate import Evaluation
     from lm.quickstart import QuickstartResult
 
-best_option = click.option(
-    "--best", is_flag=True, help="The checkpoint of the lowest validation loss, not the latest."
-)
+best_option = click.option("--best", is_flag=True, help="The checkpoint of the lowest validation loss, not the latest.")
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 
 
@@ -136,6 +135,9 @@ def train(
       lm train runs/gpt --resume
       lm train gpt.toml --init-from pretrained -o runs/fine-tuned
       torchrun --standalone --nproc-per-node=8 -m lm train gpt2-124m -o runs/gpt2 --resume auto
+
+    A run that was stopped by SIGTERM has saved itself and exits with 75; torchrun then exits with 1, whatever its
+    processes do.
     """
     require_torch()
     from lm.checkpoint import latest
@@ -146,6 +148,13 @@ def train(
     run_dir = output or (config if config.is_dir() else Path("runs") / config.stem)
     loaded = load_config(config_file(config), [*overrides, *([f"run.device={device}"] if device else [])])
     if init_from:
+        fixed = [
+            one for one in overrides if one.startswith(("model.layers", "model.heads", "model.width", "model.size"))
+        ]
+        if fixed:
+            raise click.UsageError(
+                f"--set {fixed[0]} must be left out: the weights of {init_from} have their own sizes"
+            )
         loaded = begin_with(loaded, init_from)
     main = os.environ.get("RANK", "0") == "0"  # of torchrun's processes one speaks for all
     if main:
@@ -181,13 +190,18 @@ def config_file(config: Path) -> Path:
         close = [name for name in shipped_configs() if str(config).lower() in name]
         if exact := [name for name in close if name.partition("-")[2] == str(config)]:
             return shipped_configs()[exact[0]]
+        short = {name.partition("-")[2] if name[:1].isdigit() else name: name for name in shipped_configs()}
+        close += difflib.get_close_matches(str(config), short, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise click.UsageError(f"{config}: must be a file, a run's folder or one of {names}{hint}")
     return config
 
 
 def _shown(evaluation: Evaluation) -> str:
-    return f"validation {evaluation.loss:.4f} nats per token, {evaluation.bits_per_byte:.4f} bits per byte"
+    return (
+        f"validation {evaluation.loss:.4f} nats per token, {evaluation.bits_per_byte:.4f} bits per byte, "
+        f"over {evaluation.tokens:,} tokens"
+    )
 
 
 @contextmanager
@@ -223,7 +237,10 @@ def _shown_events(quiet: bool) -> Iterator[Callable[[Any], None]]:
                     err=True,
                 )
                 several = f", {event.processes} processes" if event.processes > 1 else ""
-                click.echo(f"on {event.device}, {event.dtype}{', compiled' * event.compiled}{several}", err=True)
+                where = f"goes on after step {event.step:,}" if event.step else "begins"
+                click.echo(
+                    f"{where}, on {event.device}, {event.dtype}{', compiled' * event.compiled}{several}", err=True
+                )
             elif isinstance(event, StageEvent) and not quiet:
                 click.echo(f"{event.stage}: {event.detail}", err=True)
             elif isinstance(event, EvalEvent) and not quiet:

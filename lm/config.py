@@ -266,7 +266,8 @@ class Config:
         )
         end_name = "run.steps" if self.schedule.decay_steps is None else "schedule.decay_steps"
         warmup = self.schedule.warmup_steps
-        require(warmup <= end, "schedule.warmup_steps", f"at most {end_name} = {end}", warmup)
+        hint = f"--set schedule.warmup_steps={end // 10}"
+        require(warmup <= end, "schedule.warmup_steps", f"at most {end_name} = {end}", warmup, hint)
 
     @property
     def decay_steps(self) -> int:
@@ -492,7 +493,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if isinstance(hint, types.UnionType):  # only `X | None` occurs; TOML has no None, an absent key is one
         hint = next(arm for arm in get_args(hint) if arm is not type(None))
     if get_origin(hint) is Literal:
-        require(value in get_args(hint), name, f"one of {', '.join(get_args(hint))}", value)
+        choices = dict.fromkeys(get_args(hint))
+        close = _nearest(str(value).lower(), choices)
+        require(value in choices, name, f"one of {', '.join(choices)}", value, close)
         return value
     if get_origin(hint) is tuple:
         arms = get_args(hint)

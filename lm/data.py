@@ -120,7 +120,7 @@ def open_tokenizer(path: Path) -> bpetok.Tokenizer:
         ConfigError: if it is no file.
     """
     if not path.is_file():
-        hint = "--set data.tokenizer=my.bpetok"
+        hint = "--set data.tokenizer=my.bpetok --set data.shards=shards; bpetok train and bpetok shard make them"
         if path.name in bpetok.list_encoding_names():
             hint = f"write it to a file first: bpetok export -t {path.name} -o {path.name}.bpetok"
         raise ConfigError(f"data.tokenizer must be a file, got {path}", hint=hint)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import bpetok
 from bpetok.errors import FormatError, IncompatibleError, MissingExtraError, UnavailableError
-from bpetok.files import partial, publish, write_atomically
+from bpetok.files import give_usual_mode, partial, publish, write_atomically
 from bpetok.formats import documents
 from lm.alphabet import Vocabulary
 from lm.errors import ConfigError, NonFiniteError
@@ -418,7 +418,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         document = documents.read_json(path)
     except OSError as error:
-        raise FormatError(f"{path}: must be a JSON file, got {error}") from error
+        hint = "it is a run: lm export makes such a folder of it" if (path.parent / "checkpoints").is_dir() else None
+        raise FormatError(f"{path}: must be a JSON file, got {error}", hint=hint) from error
     if document.get("model_type") != "gpt2":
         raise IncompatibleError(f"{path}: model_type must be gpt2, got {document.get('model_type')}")
     for key in ("n_positions", "n_layer", "n_head", "n_embd", "vocab_size"):
@@ -474,6 +475,7 @@ def save_pretrained(
     written = partial(folder / WEIGHTS)
     try:
         safetensors.torch.save_file(tensors, written, metadata={"format": "pt"})
+        give_usual_mode(written)
         publish(written, folder / WEIGHTS)
     finally:
         written.unlink(missing_ok=True)

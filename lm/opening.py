@@ -406,7 +406,9 @@ def _write_settings(run: Run) -> None:
     if not folder.config.exists() or run.step > 0:
         write_atomically(folder.config, dump_config(config, folder.path).encode())
     elif run.step == 0 and load_config(folder.config) not in (config, run.config):
-        message = f"{folder.config}: a new run's folder must not hold another run's settings"
-        raise CheckpointError(message, hint="take another folder, or remove this one")
+        if not folder.metrics.exists():  # no run's folder, or none of ours
+            message = f"{folder.config}: a new run's folder must not hold another run's settings"
+            raise CheckpointError(message, hint="take another folder, or remove this one")
+        write_atomically(folder.config, dump_config(config, folder.path).encode())  # nothing of that run is left
     if run.step == 0:
         folder.metrics.write_text("", encoding="utf-8")

@@ -10,8 +10,13 @@ run/
     step_000500/       see checkpoint.py
 """
 
+import errno
 import json
-from collections.abc import Mapping
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -48,6 +53,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def lock(self) -> Path:
+        """What a process holds that trains here."""
+        return self.path / ".lock"
+
+    @property
     def tensorboard(self) -> Path:
         """The log as TensorBoard reads it."""
         return self.path / "tensorboard"
@@ -56,6 +66,36 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+
+@contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Within, no other process trains in a run's folder. The system lets go of it however this process ends.
+
+    Where the system or the file system has no such locks (Windows, some network shares), nothing is held.
+
+    Raises:
+        CheckpointError: if another process trains there.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with folder.lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            message = f"{folder.path}: no other process may train there, got process {file.read().strip()}"
+            raise CheckpointError(message, hint="wait for it, or end it") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
+                raise
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def append_metric(folder: RunFolder, metric: Mapping[str, object]) -> None:

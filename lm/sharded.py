@@ -20,6 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from bpetok.files import give_usual_mode
 from lm.world import World, is_cut, together
 
 
@@ -41,6 +42,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], world: World) -> None:
         with together(world):
             if world.is_main:
                 safetensors.torch.save_file(plain, path)
+                give_usual_mode(path)
         return
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save

@@ -54,5 +54,5 @@ def ending(kind: signal.Signals, step: int) -> BaseException:
         return KeyboardInterrupt(f"stopped after step {step}, checkpoint saved")
     return Preempted(
         f"train: stopped by {kind.name} after step {step}, checkpoint saved",
-        hint="go on with `lm train … --resume`, or with the same `lm quickstart`",
+        hint="the same command with --resume goes on (lm quickstart does so by itself)",
     )

@@ -44,12 +44,12 @@ from lm.opening import Made, Run, open_run
 from lm.optim import set_learning_rate
 from lm.parallel import autocast, fitting_threads
 from lm.prefetch import Prefetch, to_device, to_host
-from lm.run import RunFolder, append_metric, read_metrics
+from lm.run import RunFolder, append_metric, held, read_metrics
 from lm.sample import write
 from lm.schedule import rate_at
 from lm.stopping import asked_to_stop, ending
 from lm.tensorboard import TensorBoardWriter
-from lm.world import accumulating, agree, clip_gradients, gathered, joined, own_part, sum_over
+from lm.world import World, accumulating, agree, clip_gradients, gathered, joined, own_part, sum_over, together
 
 
 def train(
@@ -85,9 +85,11 @@ def train(
         KeyboardInterrupt: after Ctrl-C; the checkpoint is saved.
         Preempted: after SIGTERM; the checkpoint is saved.
     """
-    with joined(config.run.device) as world:
+    folder = RunFolder(Path(run_dir))
+    with joined(config.run.device) as world, _alone_in(folder, world) as hold:
         with _fitting(config, world.device, "the run"):
-            run = open_run(config, RunFolder(Path(run_dir)), world, resume=resume, on_event=on_event)
+            run = open_run(config, folder, world, resume=resume, on_event=on_event)
+        hold()
         products = config.batch.rows * config.model.context * run.model.expected_parameters()
         with ExitStack() as stack:
             for context in (
@@ -151,6 +153,23 @@ def _fitting(config: Config, device: torch.device, what: str) -> Iterator[None]:
         first = str(error).splitlines()[0]
         message = f"train: {what} must fit the memory of {device}, got: {first}"
         raise OutOfMemory(message, hint=advice_for_out_of_memory(config, device)) from error
+
+
+@contextmanager
+def _alone_in(folder: RunFolder, world: World) -> Iterator[Callable[[], None]]:
+    """Within, main holds the folder, as soon as it is there; gives what is to be called when it may have been made."""
+    with ExitStack() as stack:
+        holding = False
+
+        def hold() -> None:
+            nonlocal holding
+            with together(world):
+                if world.is_main and not holding and folder.path.is_dir():
+                    stack.enter_context(held(folder))
+                    holding = True
+
+        hold()
+        yield hold
 
 
 @contextmanager

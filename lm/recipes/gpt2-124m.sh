@@ -8,7 +8,7 @@
 # It needs the network, 60 GB of disk, and a GPU of 80 GB (with less memory: SETS="--set batch.rows=16 --set
 # batch.accumulation=32"; the result is the same). Run it again after a stop, and it goes on where it was.
 #
-#   OUT         where everything goes                          default: runs/<CONFIG>-recipe
+#   OUT         where everything goes                          default: runs/<CONFIG>-recipe, of SMALL -recipe-small
 #   CONFIG      a shipped configuration, or a file             default: 09-gpt2-124m; also 09-gpt2-124m-muon, 10-modern-124m
 #   SHARDS      a folder of shards; made if it is not there    default: $OUT/shards
 #   TOKENIZER   a tokenizer, as the shards have it             default: $OUT/tokenizer.bpetok, made of OpenAI's gpt2
@@ -20,7 +20,8 @@ set -euo pipefail  # an array that may be empty is written ${x[@]+"${x[@]}"}: ba
 
 SMALL=${SMALL:-0}
 CONFIG=${CONFIG:-09-gpt2-124m}
-OUT=${OUT:-runs/$(basename "$CONFIG" .toml)-recipe}
+small=""; if [ "$SMALL" = 1 ]; then small=-small; fi
+OUT=${OUT:-runs/$(basename "$CONFIG" .toml)-recipe$small}
 SHARDS=${SHARDS:-$OUT/shards}
 TOKENIZER=${TOKENIZER:-$OUT/tokenizer.bpetok}
 read -r -a sets <<<"${SETS:-}"

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from lm.huggingface import load_pretrained, save_pretrained
 from lm.loss import Objective
 from lm.models.gpt2 import GPT2, GPT2Config
 from lm.opening import Run, _require_fits, begin_with, open_run
-from lm.run import RunFolder
+from lm.run import RunFolder, held
 from lm.sample import checkpoint_of, load_run
 from lm.train import train
 from lm.world import ALONE, World
@@ -334,6 +335,29 @@ def test_auto_begins_where_nothing_is_and_goes_on_where_something_is(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path, resume="auto", on_event=signal_at(1))
     assert train(config, tmp_path, resume="auto").steps == 3
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, small_run: SmallRun) -> None:
+    config = small_run("bigram", steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path, on_event=signal_at(1))
+    log = (tmp_path / "metrics.jsonl").read_bytes()
+    message = rf"no other process may train there, got process {os.getpid()} on .*\nhint: wait for it, or end it"
+    with held(RunFolder(tmp_path)), pytest.raises(CheckpointError, match=message):
+        train(config, tmp_path, resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == log
+    assert train(config, tmp_path, resume=True).steps == 2
+
+
+def test_a_folder_whose_run_left_no_checkpoint_is_taken_over(tmp_path: Path, small_run: SmallRun) -> None:
+    def crash(event: Event) -> None:
+        if isinstance(event, StepEvent):
+            raise RuntimeError("the power went")
+
+    with pytest.raises(RuntimeError, match="the power went"):
+        train(small_run("bigram", steps=4), tmp_path, on_event=crash)
+    result = train(small_run("bigram", steps=3), tmp_path, resume="auto")
+    assert result.steps == 3 and "steps = 3" in (tmp_path / "config.toml").read_text()
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_run(

@@ -148,7 +148,8 @@ def test_a_gradient_is_clipped_to_its_limit_and_0_clips_nothing(
 def test_sigterm_ends_the_step_saves_and_raises_preempted(tmp_path: Path, small_run: SmallRun) -> None:
     before = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(
-        Preempted, match=r"stopped by SIGTERM after step 2, checkpoint saved\nhint: go on with `lm train … --resume`"
+        Preempted,
+        match=r"stopped by SIGTERM after step 2, checkpoint saved\nhint: the same command with --resume goes on",
     ):
         train(small_run("bigram"), tmp_path, on_event=signal_at(2, signal.SIGTERM))
     assert weights(tmp_path, 2)
