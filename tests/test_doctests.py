@@ -9,6 +9,7 @@ import pytest
 import bpetok
 import cli
 import lm
+from bpetok.errors import MissingExtraError
 
 MODULES = [
     name
@@ -50,7 +51,11 @@ WITH_EXAMPLES = {
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name: str) -> None:
-    results = doctest.testmod(importlib.import_module(name))
+    try:
+        module = importlib.import_module(name)
+    except MissingExtraError as error:
+        pytest.skip(f"{name}: {error.message}; {error.hint}")
+    results = doctest.testmod(module)
     assert results.failed == 0
     assert results.attempted > 0 or name not in WITH_EXAMPLES
 

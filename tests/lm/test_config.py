@@ -57,6 +57,16 @@ def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path) -> Non
     assert config_from_toml(dump_config(config)) == config
 
 
+def test_a_published_size_stands_for_its_shape_and_what_stands_beside_it_goes_first() -> None:
+    sized = GOOD.replace("layers = 2\nheads = 2\nwidth = 16\n", 'size = "gpt2-355m"\n')
+    model = config_from_toml(sized).model
+    assert isinstance(model, GPT2Config)
+    assert (model.context, model.layers, model.heads, model.width) == (8, 24, 16, 1024)
+    message = r"model.size must be one of gpt2-124m, .*, got 'gpt2-345m'\nhint: did you mean gpt2-355m"
+    with pytest.raises(ConfigError, match=message):
+        config_from_toml(sized.replace("355m", "345m"))
+
+
 def test_the_shipped_gpt2_is_build_nanogpts_recipe() -> None:
     config = load_config(shipped_configs()["09-gpt2-124m"])
     assert config.batch.rows * config.batch.accumulation * config.model.context == 524_288

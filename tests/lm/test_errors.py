@@ -10,7 +10,7 @@ from lm.errors import ConfigError, LmError, require
 def test_every_error_of_lm_stands_in_the_tree_and_in_its_drawing() -> None:
     drawing = lm.errors.__doc__ or ""
     kinds = [kind for _, kind in inspect.getmembers(lm.errors, inspect.isclass) if kind.__module__ == "lm.errors"]
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     for kind in kinds:
         assert issubclass(kind, LmError) and issubclass(kind, BpetokError)
         assert f" {kind.__name__}" in drawing

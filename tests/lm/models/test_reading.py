@@ -67,6 +67,14 @@ def test_on_the_cpu_attention_in_bfloat16_is_computed_in_float32(reading: object
     assert found.dtype == torch.bfloat16 and torch.equal(found, exact.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_attention_keeps_its_precision(dtype: torch.dtype) -> None:
+    q_BHTD, k_BHTD, v_BHTD = random_heads(dtype=dtype)
+    found = PAST.attend(0, q_BHTD, k_BHTD, v_BHTD)
+    assert found.dtype == dtype
+    assert torch.equal(found, F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTD, is_causal=True))
+
+
 def _mask() -> Tensor:
     same = DOCUMENTS_BT[:, :, None] == DOCUMENTS_BT[:, None, :]
     return same.tril()[:, None]
